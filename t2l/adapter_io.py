@@ -1,0 +1,123 @@
+"""LoraWeights to and from PEFT adapter folders. The only room that spells PEFT's key names.
+
+A folder written here loads with `peft.PeftModel.from_pretrained(base, folder)` and gives the logits that
+injection gives. Loading is strict: PEFT only warns about keys that do not match, here they are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from t2l.lora import LoraSpec, LoraWeights, Scaling
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+PROVENANCE_FILE = "t2l.json"
+
+
+def _key(path: str, side: str) -> str:
+    return f"base_model.model.{path}.lora_{side}.weight"
+
+
+def adapter_tensors(spec: LoraSpec, weights: LoraWeights) -> dict[str, Tensor]:
+    """One adapter under PEFT's key names. Raises ValueError unless the batch holds exactly one."""
+    weights.check(spec)
+    if weights.batch_size != 1:
+        raise ValueError(f"an adapter folder holds one adapter, not {weights.batch_size}: index the batch first")
+    tensors = {}
+    for g in spec.groups:
+        for i, path in enumerate(g.paths):
+            tensors[_key(path, "A")] = weights.A[g.name][0, i]
+            tensors[_key(path, "B")] = weights.B[g.name][0, i]
+    return tensors
+
+
+def _peft_config(spec: LoraSpec, base_path: str) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_path,
+        "inference_mode": True,
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "use_rslora": spec.scaling_rule is Scaling.rslora,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": _target_modules(spec),
+    }
+
+
+def _target_modules(spec: LoraSpec) -> list[str]:
+    # PEFT matches full module names exactly, so naming each one is right for any subset of layers.
+    return sorted(path for g in spec.groups for path in g.paths)
+
+
+def save_adapter(
+    folder: Path, spec: LoraSpec, weights: LoraWeights, base_path: str, provenance: Mapping[str, Any]
+) -> None:
+    """Writes one adapter as a PEFT folder, whole or not at all.
+
+    Args:
+        weights: a batch of exactly one adapter.
+        base_path: what `adapter_config.json` names as the base model.
+        provenance: where the adapter comes from; kept beside it in `t2l.json`.
+    """
+    tensors = adapter_tensors(spec, weights)
+    with atomic_folder(folder) as temporary:
+        write_tensors(temporary / WEIGHTS_FILE, tensors)
+        write_json(temporary / CONFIG_FILE, _peft_config(spec, base_path))
+        write_json(temporary / PROVENANCE_FILE, dict(provenance))
+
+
+def load_adapter(folder: Path, spec: LoraSpec) -> LoraWeights:
+    """Reads a PEFT folder as a batch of one adapter, float32.
+
+    Raises:
+        FileProblemError: no such folder, a file missing or damaged.
+        ValueError: the adapter's rank, scaling, keys or shapes are not the spec's; a key too few or
+            too many is an error.
+    """
+    if not folder.is_dir():
+        raise FileProblemError(f"no such adapter folder: {folder}")
+    config = read_json(folder / CONFIG_FILE)
+    _check_config(folder, config, spec)
+    tensors = read_tensors(folder / WEIGHTS_FILE)
+    wanted = {_key(path, side) for g in spec.groups for path in g.paths for side in "AB"}
+    missing, foreign = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
+    if missing:
+        raise ValueError(f"{folder}: the adapter lacks {len(missing)} keys, first {missing[0]!r}")
+    if foreign:
+        raise ValueError(f"{folder}: the adapter has {len(foreign)} keys that the spec does not, first {foreign[0]!r}")
+    sides: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
+    for g in spec.groups:
+        for side, shape in (("A", (spec.rank, g.d_in)), ("B", (g.d_out, spec.rank))):
+            layers = [tensors[_key(path, side)] for path in g.paths]
+            wrong = [t.shape for t in layers if tuple(t.shape) != shape]
+            if wrong:
+                raise ValueError(f"{folder}: {side} of {g.name} has shape {tuple(wrong[0])}, the spec wants {shape}")
+            sides[side][g.name] = torch.stack(layers).unsqueeze(0).float()
+    return LoraWeights(sides["A"], sides["B"])
+
+
+def _check_config(folder: Path, config: Mapping[str, Any], spec: LoraSpec) -> None:
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"{folder} holds a {config.get('peft_type')!r} adapter, only LORA can be read")
+    scaling_rule = Scaling.rslora if config.get("use_rslora") else Scaling.standard
+    found = (config.get("r"), config.get("lora_alpha"), scaling_rule)
+    wanted = (spec.rank, spec.alpha, spec.scaling_rule)
+    if found != wanted:
+        raise ValueError(f"{folder}: (rank, alpha, scaling) is {found}, the spec wants {wanted}")
+    exotic = [k for k in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(k)]
+    if exotic or config.get("bias", "none") != "none":
+        raise ValueError(f"{folder}: the adapter uses {exotic or ['bias']}, which plain LoRA weights cannot hold")
+
+
+def load_provenance(folder: Path) -> dict[str, Any]:
+    """What `save_adapter` recorded about the adapter. Raises FileProblemError where there is none."""
+    return read_json(folder / PROVENANCE_FILE)

@@ -1,0 +1,277 @@
+"""The frozen base model: loading, freezing, its fingerprint, and the LoraSpec of any causal LM.
+
+The spec needs a config only: modules are read off a copy of the architecture on the meta device, where
+nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2l.lora import LoraSpec, ModuleGroup, Scaling
+
+
+class Quantization(StrEnum):
+    """Storage of the base's linear layers."""
+
+    none = "none"
+    nf4 = "nf4"
+    int8 = "int8"
+
+
+@dataclass
+class BaseModelConfig:
+    """Which causal LM is the frozen base, and how it is loaded."""
+
+    path: str = "mini"
+    """folder in Hugging Face format, hub id, or `mini` for the model that ships with t2l"""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16"""
+    device: str = "auto"
+    """`auto` (cuda where there is one), cpu, cuda, cuda:1..."""
+    quantization: Quantization = Quantization.none
+    """none, nf4 (4 bit, double quantisation) or int8, both by bitsandbytes"""
+    attention: str | None = None
+    """attention implementation (sdpa, eager, flash_attention_2); None lets transformers choose"""
+    trust_remote_code: bool = False
+    """whether code that comes with the model may run"""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("base_model.path is empty: give a folder, a hub id or 'mini'")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"base_model.dtype must be float32, bfloat16 or float16, not {self.dtype!r}")
+
+
+@dataclass
+class LoraConfig:
+    """Geometry of the adapters."""
+
+    rank: int = 8
+    """rank of every adapter"""
+    alpha: float = 16.0
+    """numerator of the scaling factor"""
+    scaling_rule: Scaling = Scaling.standard
+    """standard: alpha / rank; rslora: alpha / sqrt(rank)"""
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """names of the linear modules that get an adapter in every layer"""
+    layers: list[int] | None = None
+    """layer indices that get an adapter; None means all"""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be at least 1, not {self.rank}")
+        if self.alpha <= 0:
+            raise ValueError(f"lora.alpha must be positive, not {self.alpha}")
+        if not self.target_modules:
+            raise ValueError("lora.target_modules is empty: name at least one linear module, like q_proj")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded, frozen base model with its tokenizer and identity.
+
+    `name` is what the config calls it (`mini`, a hub id, a folder), `path` where it was loaded from.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    path: str
+    fingerprint: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs must be."""
+        return next(self.model.parameters()).device
+
+
+def mini_base_model_path() -> Path:
+    """Folder of the mini base model, from a checkout or an installed wheel."""
+    package = Path(__file__).parent
+    for folder in (package / "data/mini/base_model", package.parent / "data/mini/base_model"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ValueError(
+        "the mini base model is not here: make it with `t2l pretrain_base out=DIR` and pass base_model.path=DIR"
+    )
+
+
+def resolve_path(path: str) -> str:
+    """`mini` as its folder, a folder as itself, anything else as a hub id.
+
+    Raises ValueError for what is clearly meant as a folder and does not exist.
+    """
+    if path == "mini":
+        return str(mini_base_model_path())
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise ValueError(
+                f"base_model.path={path}: the folder has no config.json, so it is not a Hugging Face model"
+            )
+        return path
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ValueError(f"base_model.path={path}: no such folder (and it is not a hub id of the form owner/name)")
+    return path
+
+
+def hash_parameters(model: nn.Module) -> str:
+    """Sha256 over every parameter and buffer, names included: equal before and after means frozen."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def verify_frozen(model: nn.Module) -> Iterator[str]:
+    """Yields the model's parameter hash and raises RuntimeError where it differs when the block ends."""
+    before = hash_parameters(model)
+    yield before
+    after = hash_parameters(model)
+    if before != after:
+        raise RuntimeError(f"the base model changed during training: parameters hashed {before}, now {after}")
+
+
+def file_fingerprint(path: str) -> str | None:
+    """Sha256 over a folder's weight files, independent of dtype and quantisation at load time.
+
+    None where there are no safetensors files (a hub id, a folder in another format).
+    """
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Puts a model in eval mode with no parameter asking for gradients. Returns it."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def load_base_model(config: BaseModelConfig) -> BaseModel:
+    """Loads and freezes the base model of a config.
+
+    Raises:
+        ValueError: no such folder or hub id, unreadable weights, or a device that is not there.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = resolve_path(config.path)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"base_model.device={device}, but torch sees no CUDA device: use base_model.device=cpu")
+    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "trust_remote_code": config.trust_remote_code}
+    if config.attention is not None:
+        options["attn_implementation"] = config.attention
+    if config.quantization is not Quantization.none:
+        options["quantization_config"] = _quantization_config(config)
+        options["device_map"] = {"": device}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(f"base_model.path={config.path} could not be loaded: {first_line}") from error
+    except Exception as error:  # safetensors raises its own class, which is an Exception only
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(f"base_model.path={config.path}: a weight file is damaged ({error})") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.quantization is Quantization.none:
+        model = model.to(device)
+    return BaseModel(freeze(model), tokenizer, config.path, path, file_fingerprint(path) or hash_parameters(model))
+
+
+def _quantization_config(config: BaseModelConfig) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization is Quantization.int8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+    )
+
+
+def meta_model(config: Any) -> nn.Module:
+    """The architecture of a Hugging Face config on the meta device: shapes without weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _layer_index(path: str) -> int | None:
+    """Index of the decoder layer in a module path: its first all-digit part."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), None)
+
+
+def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:
+    """The adapter geometry for a model (real or on the meta device).
+
+    Every linear module inside a numbered layer whose name is a target gets an adapter. Modules group by
+    name; where one name has several shapes, by name and shape.
+
+    Raises:
+        ValueError: a target name that no linear layer has (the message lists what there is), or a
+            layer index out of range.
+    """
+    found: dict[tuple[str, int, int], list[tuple[int, str]]] = defaultdict(list)
+    linears: set[str] = set()
+    layer_indices: set[int] = set()
+    for path, module in model.named_modules():
+        layer = _layer_index(path)
+        if layer is None or not isinstance(module, nn.Linear):
+            continue
+        name = path.rsplit(".", 1)[-1]
+        linears.add(name)
+        layer_indices.add(layer)
+        if name in config.target_modules and (config.layers is None or layer in config.layers):
+            found[name, module.in_features, module.out_features].append((layer, path))
+    missing = sorted(set(config.target_modules) - linears)
+    if missing:
+        raise ValueError(
+            f"lora.target_modules: this base has no linear {missing[0]!r} in its layers; it has {sorted(linears)}"
+        )
+    bad = sorted(set(config.layers or []) - layer_indices)
+    if bad:
+        raise ValueError(f"lora.layers: no layer {bad[0]}; this base has layers 0 to {max(layer_indices)}")
+    shapes_of = defaultdict(int)
+    for name, _, _ in found:
+        shapes_of[name] += 1
+    groups = []
+    for (name, d_in, d_out), members in found.items():
+        members.sort()
+        label = name if shapes_of[name] == 1 else f"{name}:{d_in}x{d_out}"
+        layers, paths = zip(*members, strict=True)
+        groups.append(ModuleGroup(label, name, d_in, d_out, layers, paths))
+    return LoraSpec(tuple(sorted(groups, key=lambda g: g.name)), config.rank, config.alpha, config.scaling_rule)
+
+
+def lora_spec_from_config(model_config: Any, config: LoraConfig) -> LoraSpec:
+    """The adapter geometry from a Hugging Face config alone; no weights are loaded."""
+    return lora_spec(meta_model(model_config), config)

@@ -1,0 +1,109 @@
+"""Seeded sampling of tasks, descriptions and rows, and collation into padded batches.
+
+Sampling is a function of (seed, step): the sampler has no state to save, and a resumed run draws what
+an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from t2l.seeding import generator_for
+from t2l.tasks import IGNORE_INDEX, TokenizedExample
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded sequences; labels are IGNORE_INDEX except on responses."""
+
+    input_ids: Int[Tensor, "rows length"]
+    attention_mask: Int[Tensor, "rows length"]
+    labels: Int[Tensor, "rows length"]
+
+
+def collate(rows: Sequence[TokenizedExample], pad_id: int, device: torch.device) -> TokenBatch:
+    """Pads examples on the right to the longest of them."""
+    width = max(len(r.prompt_ids) + len(r.response_ids) for r in rows)
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for i, row in enumerate(rows):
+        start, stop = len(row.prompt_ids), len(row.prompt_ids) + len(row.response_ids)
+        ids[i, :start], ids[i, start:stop] = row.prompt_ids, row.response_ids
+        labels[i, start:stop] = row.response_ids
+        mask[i, :stop] = 1
+    return TokenBatch(*(torch.from_numpy(x).to(device) for x in (ids, mask, labels)))
+
+
+def collate_prompts(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"]]:
+    """Prompts padded on the left, for decoding: (input ids, attention mask)."""
+    width = max(len(p) for p in prompts)
+    ids = np.full((len(prompts), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(prompts), width), dtype=np.int64)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = prompt
+        mask[i, width - len(prompt) :] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+class RowCycle:
+    """Draws rows of one dataset, every row once per epoch, in an order fixed by (seed, name)."""
+
+    def __init__(self, size: int, seed: int, name: str) -> None:
+        if size < 1:
+            raise ValueError(f"task {name!r} has no training examples")
+        self._size, self._key = size, (seed, name)
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def take(self, step: int, count: int) -> list[int]:
+        """Row indices of a step, when every step takes `count`."""
+        indices = []
+        for position in range(step * count, (step + 1) * count):
+            epoch, offset = divmod(position, self._size)
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._order = generator_for("rows", *self._key, epoch).permutation(self._size)
+            indices.append(int(self._order[offset]))
+        return indices
+
+
+@dataclass(frozen=True)
+class TaskDraw:
+    """What one hypernetwork step looks at: tasks, one description each, and rows per task."""
+
+    tasks: list[int]
+    descriptions: list[int]
+    rows: list[list[int]]
+
+
+def draw_tasks(
+    seed: int, step: int, tasks: int, tasks_per_step: int, descriptions: Sequence[int], rows: Sequence[int], count: int
+) -> TaskDraw:
+    """Tasks without replacement, then a description and `count` distinct rows for each.
+
+    Args:
+        descriptions: number of descriptions of each task.
+        rows: number of training rows of each task.
+    """
+    rng = generator_for("draw", seed, step)
+    chosen = rng.permutation(tasks)[:tasks_per_step].tolist()
+    return TaskDraw(
+        chosen,
+        [int(rng.integers(descriptions[t])) for t in chosen],
+        [rng.permutation(rows[t])[:count].tolist() for t in chosen],
+    )
+
+
+def gather_embeddings(
+    bank: Sequence[Float[Tensor, "descriptions d_embedding"]], draw: TaskDraw, device: torch.device
+) -> Float[Tensor, "batch d_embedding"]:
+    """The drawn descriptions' embeddings, one per drawn task."""
+    return torch.stack([bank[t][d] for t, d in zip(draw.tasks, draw.descriptions, strict=True)]).to(device)

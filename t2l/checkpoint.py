@@ -1,0 +1,162 @@
+"""Checkpoints of hypernetworks: safetensors and JSON, written whole or not at all, loaded strictly.
+
+A run keeps `checkpoints/step-000200/` with `hypernetwork.safetensors`, `trainer.safetensors` (optimiser
+moments and the state of torch's generator) and `checkpoint.json` (architecture, spec, what it was
+trained on). A step's folder appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2l import hypernetwork as hypernetworks
+from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
+from t2l.lora import LoraSpec
+
+RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """What a checkpoint says about itself; `load` refuses what does not fit."""
+
+    step: int
+    objective: str
+    hypernetwork: HypernetworkConfig
+    spec: LoraSpec
+    d_embedding: int
+    encoder_identity: str
+    base_fingerprint: str
+    base_name: str
+    trained_on: dict[str, Any]
+    """suite, its content hash, tasks and phrasing set that training used"""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return {
+            **vars(self),
+            "hypernetwork": hypernetworks.config_to_json(self.hypernetwork),
+            "spec": self.spec.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CheckpointRecord:
+        """The record that `to_json` described."""
+        return cls(
+            **{
+                **data,
+                "hypernetwork": hypernetworks.config_from_json(data["hypernetwork"]),
+                "spec": LoraSpec.from_json(data["spec"]),
+            }
+        )
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, entry in state.items() for name, v in entry.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, index, name = key.split(".", 2)
+        if kind == "optimizer":
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def save_checkpoint(
+    run_folder: Path, record: CheckpointRecord, hypernetwork: Hypernetwork, optimizer: torch.optim.Optimizer
+) -> Path:
+    """Writes the checkpoint of a step and removes earlier ones. Returns its folder."""
+    folder = run_folder / "checkpoints" / f"step-{record.step:06d}"
+    with atomic_folder(folder) as temporary:
+        write_tensors(temporary / WEIGHTS, hypernetwork.state_dict())
+        trainer = {"torch_generator": torch.get_rng_state(), **_optimizer_tensors(optimizer)}
+        write_tensors(temporary / TRAINER, trainer)
+        write_json(temporary / RECORD, record.to_json())
+    for older in _complete(run_folder):
+        if older != folder:
+            shutil.rmtree(older)
+    return folder
+
+
+def _complete(run_folder: Path) -> list[Path]:
+    return sorted(p.parent for p in (run_folder / "checkpoints").glob(f"step-*/{RECORD}"))
+
+
+def latest_checkpoint(run_folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    return max(_complete(run_folder), default=None)
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """A checkpoint folder from itself or from its run's folder.
+
+    Raises FileProblemError where there is neither.
+    """
+    if (folder / RECORD).is_file():
+        return folder
+    found = latest_checkpoint(folder)
+    if found is None:
+        reason = "holds no checkpoint" if folder.is_dir() else "does not exist"
+        raise FileProblemError(f"checkpoint {folder} {reason}: give a run folder of `t2l train` or its checkpoint folder")
+    return found
+
+
+def load_record(folder: Path) -> CheckpointRecord:
+    """The record of a checkpoint folder. Raises FileProblemError where it is damaged."""
+    data = read_json(folder / RECORD)
+    try:
+        return CheckpointRecord.from_json(data)
+    except (KeyError, TypeError) as error:
+        raise FileProblemError(f"{folder / RECORD} is not a checkpoint record of this version ({error})") from None
+
+
+def load_hypernetwork(folder: Path, record: CheckpointRecord) -> Hypernetwork:
+    """The hypernetwork of a checkpoint, in eval mode; every key must match.
+
+    Raises FileProblemError where the weights are missing, damaged or for another architecture.
+    """
+    model = hypernetworks.build(record.hypernetwork, record.spec, record.d_embedding, seed=0)
+    _load_strictly(model, folder)
+    return model.eval()
+
+
+def _load_strictly(model: Hypernetwork, folder: Path) -> None:
+    try:
+        model.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
+    except RuntimeError as error:
+        raise FileProblemError(f"{folder / WEIGHTS} does not fit its record: {str(error).splitlines()[0]}") from None
+
+
+def resume(folder: Path, hypernetwork: Hypernetwork, optimizer: torch.optim.Optimizer) -> int:
+    """Restores hypernetwork, optimiser and generator state. Returns the number of steps already done."""
+    record = load_record(folder)
+    _load_strictly(hypernetwork, folder)
+    trainer = read_tensors(folder / TRAINER)
+    torch.set_rng_state(trainer.pop("torch_generator"))
+    _restore_optimizer(optimizer, trainer)
+    return record.step
+
+
+def check_fits(record: CheckpointRecord, base_fingerprint: str, encoder_identity: str, where: str) -> None:
+    """Raises ValueError unless a checkpoint was made for this base model and this encoder."""
+    if record.base_fingerprint != base_fingerprint:
+        raise ValueError(
+            f"{where} was trained for another base model ({record.base_name}, fingerprint "
+            f"{record.base_fingerprint[:12]}); this base has fingerprint {base_fingerprint[:12]}"
+        )
+    if record.encoder_identity != encoder_identity:
+        raise ValueError(
+            f"{where} was trained with another sentence encoder (identity {record.encoder_identity[:12]}); "
+            f"this encoder has {encoder_identity[:12]}"
+        )

@@ -1,0 +1,197 @@
+"""`t2l <verb>`: parses, validates before anything heavy loads, then runs the verb.
+
+Problems a user can mend end in one line on standard error and exit code 2. Heavy libraries are imported
+inside the verb that needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+HYDRA_VERBS = {
+    "quickstart": "the whole path on the embedded world: library, hypernetworks, report",
+    "train_library": "train an oracle LoRA per task, many at a time, and the multi-task LoRA",
+    "train": "train a hypernetwork (objective=sft or objective=reconstruction)",
+    "evaluate": "score contenders on every split and write a report",
+    "pretrain_base": "pretrain the mini base model from scratch",
+}
+HELP = f"""t2l: from the description of a task to a LoRA adapter
+
+usage: t2l VERB [key=value ...] [-m] [--cfg job]
+       t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE] [key=value ...]
+
+verbs:
+{chr(10).join(f"  {verb:<14} {text}" for verb, text in HYDRA_VERBS.items())}
+  generate       turn descriptions into PEFT adapter folders
+
+Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration, `t2l train
+experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
+"""
+
+
+def fail(message: str) -> NoReturn:
+    """Prints one line on standard error and exits with code 2."""
+    line = " ".join(str(message).split())
+    print(f"t2l: error: {line}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `t2l` command."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return
+    verb, rest = args[0], args[1:]
+    if verb == "--version":
+        from t2l import __version__
+
+        print(__version__)
+    elif verb == "generate":
+        _generate(rest)
+    elif verb in HYDRA_VERBS:
+        _run_with_hydra(verb, rest)
+    else:
+        fail(f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate'])}")
+
+
+def _friendly(error: BaseException) -> str:
+    """Hydra's and OmegaConf's composition errors as one line that helps."""
+    import dataclasses
+    import difflib
+
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        kind = cause.object_type
+        allowed = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        near = difflib.get_close_matches(str(cause.key), allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = f" (it has {', '.join(allowed)})" if allowed else ""
+        return f"unknown config key {cause.full_key or cause.key!s}{hint}{known}"
+    if isinstance(cause, OmegaConfBaseException):
+        return f"config value for {cause.full_key!s}: {str(cause).splitlines()[0]}"
+    return str(error)
+
+
+def _compose(verb: str, overrides: Sequence[str]) -> Any:
+    """The verb's config object. Exits with code 2 where it does not compose or validate."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from t2l.config import config_folder, register
+
+    register()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return OmegaConf.to_object(compose(verb, overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(_friendly(error))
+    except ValueError as error:
+        fail(str(error))
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _validate(verb: str, rest: Sequence[str]) -> None:
+    """Composes every configuration a command asks for, before any of them runs."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parsed = get_args_parser().parse_args(list(rest))
+    if parsed.hydra_help or parsed.help or parsed.info:
+        return
+    try:
+        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
+    except HydraException as error:
+        fail(str(error))
+    batches = BasicSweeper.split_arguments(overrides, None)[0] if parsed.multirun else [parsed.overrides]
+    for batch in batches:
+        _compose(verb, [o for o in batch if not o.startswith("hydra")])
+
+
+def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
+    from t2l.config import config_folder
+
+    _validate(verb, rest)
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig, OmegaConf
+
+    def job(config: DictConfig) -> None:
+        settings = OmegaConf.to_object(config)
+        if hasattr(settings, "run_dir") and settings.run_dir is None:
+            settings.run_dir = HydraConfig.get().runtime.output_dir
+        _guarded(verb, settings)
+
+    sys.argv = ["t2l", *rest]
+    hydra.main(config_path=str(config_folder()), config_name=verb, version_base="1.3")(job)()
+
+
+def _guarded(verb: str, settings: Any) -> None:
+    """Runs a verb; a ValueError becomes one line and exit code 2."""
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        if verb == "quickstart":
+            from t2l.quickstart import quickstart
+
+            quickstart(settings)
+        else:
+            from t2l import verbs
+
+            result = getattr(verbs, verb)(settings)
+            if verb == "evaluate":
+                verbs.print_report(result, Path(settings.run_dir))
+    except ValueError as error:
+        fail(str(error))
+
+
+def _generate(rest: Sequence[str]) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="t2l generate", description="Turns descriptions into PEFT adapter folders.")
+    parser.add_argument("words", nargs="*", metavar="DESCRIPTION | key=value")
+    parser.add_argument("--checkpoint", default="", help="run or checkpoint folder of `t2l train`")
+    parser.add_argument("--out", default="", help="adapter folder to write; numbered folders inside it for several")
+    parser.add_argument("--file", help="text file with one description per line")
+    parser.add_argument("--base-model", dest="base", help="base the adapters are for (default: the checkpoint's)")
+    parsed = parser.parse_intermixed_args(list(rest))
+    overrides = [w for w in parsed.words if _is_override(w)]
+    config = _compose("generate", overrides)
+    config.checkpoint = parsed.checkpoint or config.checkpoint
+    config.out = parsed.out or config.out
+    config.base_model = parsed.base or config.base_model
+    from t2l.verbs import generate
+
+    try:
+        folders = generate(
+            config, [w for w in parsed.words if not _is_override(w)], Path(parsed.file) if parsed.file else None
+        )
+    except ValueError as error:
+        fail(str(error))
+    for folder in folders:
+        print(folder)
+
+
+def _is_override(word: str) -> bool:
+    """Whether a word of the command line is a Hydra override (`key=value` without spaces before the =)."""
+    key, separator, _ = word.partition("=")
+    return bool(separator) and bool(key) and all(c.isalnum() or c in "._@+~" for c in key)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Root config of each verb, and their registration with Hydra.
+
+Components own their dataclasses; a root only composes them. YAML gives values; composition is checked
+against these types, and `OmegaConf.to_object` turns the result into them once, in the CLI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2l.base_model import BaseModelConfig, LoraConfig
+from t2l.encoder import EncoderConfig
+from t2l.evaluation.board import BoardConfig
+from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
+from t2l.library_training import LibraryTrainingConfig
+from t2l.pretrain_base import PretrainBaseConfig
+from t2l.run import LoggerConfig
+from t2l.suites import FolderSuiteConfig, WordListConfig
+from t2l.training import ReconstructionConfig, SftConfig, TrainerConfig
+
+CONTENDERS = ("base", "prompted", "formal_code", "multi_task", "oracle", "generated")
+
+
+@dataclass
+class TrainLibraryConfig:
+    """`t2l train_library`: an oracle adapter per task, and the multi-task LoRA."""
+
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    suite: Any = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    training: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
+    multi_task: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
+    """how the multi-task LoRA is trained"""
+    splits: list[str] | None = None
+    """splits whose tasks get an adapter; None means all"""
+    tasks: list[str] | None = None
+    """names of single tasks instead of splits"""
+    seed: int = 0
+    """decides initial weights and data order"""
+    run_dir: str | None = None
+    """folder of the library; None names it after the overrides"""
+
+
+@dataclass
+class TrainConfig:
+    """`t2l train`: a hypernetwork."""
+
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    suite: Any = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    hypernetwork: Any = None
+    objective: Any = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    library: str | None = None
+    """folder of `t2l train_library`; the reconstruction objective needs it"""
+    descriptions_per_task: int = 48
+    """training descriptions of each task that are used"""
+    seed: int = 0
+    """decides initial weights and sampling"""
+    run_dir: str | None = None
+    """folder of the run; None names it after the overrides"""
+
+    def __post_init__(self) -> None:
+        if self.descriptions_per_task < 1:
+            raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
+        if isinstance(self.objective, ReconstructionConfig) and not self.library:
+            raise ValueError("objective=reconstruction needs library=DIR, a folder of `t2l train_library`")
+
+
+@dataclass
+class EvaluateConfig:
+    """`t2l evaluate`: contenders on splits, and the report."""
+
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    suite: Any = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    evaluation: BoardConfig = field(default_factory=BoardConfig)
+    library: str | None = None
+    """folder of `t2l train_library`, for oracle and multi_task"""
+    checkpoints: list[str] = field(default_factory=list)
+    """run or checkpoint folders of `t2l train`; each is a contender named by its objective"""
+    contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
+    """which of base, prompted, formal_code, multi_task, oracle, generated to score"""
+    splits: list[str] | None = None
+    """splits to score; None means all"""
+    seed: int = 0
+    """decides which tasks, descriptions and shuffles are scored"""
+    run_dir: str | None = None
+    """folder of the report; None names it after the overrides"""
+
+    def __post_init__(self) -> None:
+        unknown = [c for c in self.contenders if c not in CONTENDERS]
+        if unknown:
+            raise ValueError(f"contenders: unknown {unknown[0]!r}; choose from {', '.join(CONTENDERS)}")
+        if {"oracle", "multi_task"} & set(self.contenders) and not self.library:
+            raise ValueError("contenders oracle and multi_task need library=DIR, a folder of `t2l train_library`")
+        if "generated" in self.contenders and not self.checkpoints:
+            raise ValueError("contender generated needs checkpoints=[DIR], run folders of `t2l train`")
+
+
+@dataclass
+class GenerateConfig:
+    """`t2l generate`: descriptions to adapter folders."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    checkpoint: str = ""
+    """run or checkpoint folder of `t2l train`"""
+    out: str = ""
+    """folder to write; several descriptions get numbered folders inside it"""
+    base_model: str | None = None
+    """base the adapters are for; None means the checkpoint's own"""
+
+
+@dataclass
+class QuickstartConfig:
+    """`t2l quickstart`: the whole path on the embedded world."""
+
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    suite: Any = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    hypernetwork: Any = None
+    library_training: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
+    multi_task: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
+    sft: Any = None
+    sft_trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    reconstruction: Any = None
+    reconstruction_trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: BoardConfig = field(default_factory=BoardConfig)
+    descriptions_per_task: int = 48
+    """training descriptions of each task that are used"""
+    seed: int = 0
+    """the one seed of everything"""
+    run_dir: str | None = None
+    """folder of everything the run makes"""
+
+
+ROOTS = {
+    "train_library": TrainLibraryConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "generate": GenerateConfig,
+    "quickstart": QuickstartConfig,
+    "pretrain_base": PretrainBaseConfig,
+}
+
+
+def config_folder() -> Path:
+    """Folder of the YAML configs, from a checkout or an installed wheel."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def register() -> None:
+    """Registers schemas and resolvers with Hydra; safe to call again."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
+    store = ConfigStore.instance()
+    for verb, root in ROOTS.items():
+        store.store(name=f"{verb}_schema", node=root)
+    for group, name, node in (
+        ("suite", "word_lists_schema", WordListConfig),
+        ("suite", "folder_schema", FolderSuiteConfig),
+        ("hypernetwork", "text_to_lora_schema", TextToLoraConfig),
+        ("hypernetwork", "residual_schema", ResidualConfig),
+        ("objective", "sft_schema", SftConfig),
+        ("objective", "reconstruction_schema", ReconstructionConfig),
+    ):
+        store.store(group=group, name=name, node=node)

@@ -1,0 +1,1 @@
+"""Judging adapters: scoring, contenders, uncertainty, and the report."""

@@ -1,0 +1,100 @@
+"""Descriptions to adapter folders: one forward pass of a trained hypernetwork, saved for PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from t2l.adapter_io import save_adapter
+from t2l.base_model import file_fingerprint, resolve_path
+from t2l.checkpoint import CheckpointRecord, check_fits, find_checkpoint, load_hypernetwork, load_record
+from t2l.encoder import TaskEncoder
+from t2l.files import FileProblemError
+from t2l.hypernetwork import Hypernetwork
+from t2l.lora import LoraWeights
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained hypernetwork with its encoder, ready to turn descriptions into adapters."""
+
+    hypernetwork: Hypernetwork
+    encoder: TaskEncoder
+    record: CheckpointRecord
+    checkpoint: Path
+
+    @torch.no_grad()
+    def __call__(self, descriptions: Sequence[str]) -> LoraWeights:
+        """One adapter per description. Raises ValueError for an empty description."""
+        device = next(self.hypernetwork.parameters()).device
+        return self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+
+
+def load_generator(checkpoint: Path, encoder: TaskEncoder, base_fingerprint: str | None) -> Generator:
+    """Loads a checkpoint (or the newest of a run folder) and checks that everything fits.
+
+    Args:
+        base_fingerprint: of the base model the adapters are for; None where it cannot be told without
+            loading the model.
+
+    Raises:
+        FileProblemError: no checkpoint there, or a file is damaged.
+        ValueError: the checkpoint was made for another base model or encoder.
+    """
+    folder = find_checkpoint(checkpoint)
+    record = load_record(folder)
+    check_fits(record, base_fingerprint or record.base_fingerprint, encoder.identity, f"checkpoint {folder}")
+    return Generator(load_hypernetwork(folder, record), encoder, record, folder)
+
+
+def read_descriptions(path: Path) -> list[str]:
+    """Descriptions from a text file, one per line; blank lines are skipped.
+
+    Raises FileProblemError where the file is missing or holds none.
+    """
+    if not path.is_file():
+        raise FileProblemError(f"no such file of descriptions: {path}")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [line for line in lines if line]
+    if not found:
+        raise FileProblemError(f"{path} holds no description: write one per line")
+    return found
+
+
+def write_adapters(generator: Generator, descriptions: Sequence[str], out: Path, base_name: str) -> list[Path]:
+    """Generates and saves adapters; returns their folders.
+
+    One description goes to `out` itself, several to `out/000`, `out/001`... Folders that are there
+    and were not written by this function are left alone.
+
+    Raises ValueError where `out` holds something else.
+    """
+    weights = generator(descriptions)
+    many = len(descriptions) > 1
+    folders = [out / f"{i:03d}" if many else out for i in range(len(descriptions))]
+    for folder in folders:
+        if folder.exists() and not (folder / "adapter_config.json").is_file() and any(folder.iterdir()):
+            raise ValueError(f"out={folder} exists and is not an adapter folder: choose another")
+    path = resolve_path(base_name)
+    base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
+    for i, (folder, description) in enumerate(zip(folders, descriptions, strict=True)):
+        provenance = {
+            "description": description,
+            "generated_by": generator.record.objective,
+            "checkpoint": str(generator.checkpoint),
+            "step": generator.record.step,
+            "base_model": base_name,
+            "base_fingerprint": generator.record.base_fingerprint,
+            "encoder_identity": generator.record.encoder_identity,
+        }
+        save_adapter(folder, generator.hypernetwork.spec, weights[i], base_path, provenance)
+    return folders
+
+
+def base_for(record_base: str, asked: str | None) -> tuple[str, str | None]:
+    """Name and fingerprint of the base to generate for: the one asked for, else the checkpoint's own."""
+    name = asked or record_base
+    return name, file_fingerprint(resolve_path(name))

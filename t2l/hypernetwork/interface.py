@@ -1,0 +1,110 @@
+"""What every hypernetwork is: embeddings in, `LoraWeights` of a fixed spec out, at raw scale."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from t2l.lora import LoraSpec, LoraWeights
+
+
+class Hypernetwork(nn.Module):
+    """Maps description embeddings to one adapter each.
+
+    A *slot* is one (module group, layer) pair; slots run through the groups in the spec's order and
+    through the layers within a group. Subclasses emit, per group, A [batch, layers, rank, d_in] and
+    B [batch, layers, d_out, rank] in normalised units; `forward` returns them at raw scale, using
+    statistics that live in this module's buffers (mean 0 and standard deviation 1 until set).
+    """
+
+    def __init__(self, spec: LoraSpec, d_embedding: int) -> None:
+        super().__init__()
+        self.spec, self.d_embedding = spec, d_embedding
+        layer_rank = {layer: i for i, layer in enumerate(spec.layers)}
+        self.register_buffer(
+            "slot_layer", torch.tensor([layer_rank[layer] for g in spec.groups for layer in g.layers]), persistent=False
+        )
+        self.register_buffer(
+            "slot_group", torch.tensor([i for i, g in enumerate(spec.groups) for _ in g.layers]), persistent=False
+        )
+        for i, g in enumerate(spec.groups):
+            n = len(g.layers)
+            for side, shape in (("A", (n, spec.rank, g.d_in)), ("B", (n, g.d_out, spec.rank))):
+                self.register_buffer(f"mean_{side}_{i}", torch.zeros(shape))
+                self.register_buffer(f"std_{side}_{i}", torch.ones(shape))
+
+    slot_layer: Int[Tensor, " slots"]
+    slot_group: Int[Tensor, " slots"]
+
+    @property
+    def slots(self) -> int:
+        """Number of (module group, layer) pairs."""
+        return len(self.slot_layer)
+
+    @abstractmethod
+    def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+        """Adapters in normalised units."""
+
+    def forward(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+        """Adapters at raw scale, one per embedding.
+
+        Embeddings are first brought to L2 norm sqrt(d_embedding), as in the reference implementation.
+        Raises ValueError for embeddings of another width.
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.d_embedding:
+            raise ValueError(
+                f"embeddings have shape {tuple(embeddings.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
+            )
+        weights = self.emit(F.normalize(embeddings, dim=-1) * math.sqrt(self.d_embedding))
+        return self._apply_statistics(weights)
+
+    def _statistics(self, side: str, index: int) -> tuple[Tensor, Tensor]:
+        return getattr(self, f"mean_{side}_{index}"), getattr(self, f"std_{side}_{index}")
+
+    def _apply_statistics(self, weights: LoraWeights) -> LoraWeights:
+        out: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
+        for side, tensors in (("A", weights.A), ("B", weights.B)):
+            for i, name in enumerate(self.spec.group_names):
+                mean, std = self._statistics(side, i)
+                out[side][name] = tensors[name] * std + mean
+        return LoraWeights(out["A"], out["B"])
+
+    def normalise(self, weights: LoraWeights) -> LoraWeights:
+        """Raw-scale adapters in this hypernetwork's normalised units (the inverse of what forward does)."""
+        out: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
+        for side, tensors in (("A", weights.A), ("B", weights.B)):
+            for i, name in enumerate(self.spec.group_names):
+                mean, std = self._statistics(side, i)
+                out[side][name] = (tensors[name] - mean) / std
+        return LoraWeights(out["A"], out["B"])
+
+    def set_statistics(self, library: LoraWeights, floor: float = 1e-4) -> None:
+        """Takes mean and standard deviation per element from a batch of trained adapters.
+
+        Standard deviations below `floor` times the group's largest become that floor, so that an
+        element that never varies does not blow up.
+        """
+        library.check(self.spec)
+        for side, tensors in (("A", library.A), ("B", library.B)):
+            for i, name in enumerate(self.spec.group_names):
+                mean, std = self._statistics(side, i)
+                spread = tensors[name].std(dim=0, correction=0)
+                mean.copy_(tensors[name].mean(dim=0))
+                std.copy_(spread.clamp_min(max(floor * float(spread.max()), 1e-8)))
+
+    def split_slots(self, features: Float[Tensor, "batch slots width"]) -> dict[str, Tensor]:
+        """Per group, the features of its layers: [batch, layers, width]."""
+        pieces = features.split([len(g.layers) for g in self.spec.groups], dim=1)
+        return dict(zip(self.spec.group_names, pieces, strict=True))
+
+
+def fresh_a_(bias: Tensor, d_in: int, generator: torch.Generator) -> None:
+    """Bias-HyperInit (Beck et al. 2023): fills a bias with a fresh LoRA's A, uniform in +-1/sqrt(d_in)."""
+    with torch.no_grad():
+        values = torch.rand(bias.shape, generator=generator)
+        bias.copy_((2 * values - 1) / math.sqrt(d_in))

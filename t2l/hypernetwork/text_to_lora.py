@@ -1,0 +1,175 @@
+"""The Text-to-LoRA architectures L, M and S (Charakorn et al. 2025, arXiv:2506.06105, section 3.2).
+
+All share one trunk: the embedded description, layer and module are concatenated, mixed, and passed
+through residual MLP blocks. They differ in what one head emits at a time: A and B together (L), A or B
+(M), or one rank of A or B (S). Heads start at zero weight with a fresh LoRA as bias (Bias-HyperInit).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from t2l.hypernetwork.interface import Hypernetwork, fresh_a_
+from t2l.lora import LoraSpec, LoraWeights
+
+A_SIDE, B_SIDE = 0, 1
+
+
+class _Trunk(nn.Module):
+    """Everything before the heads; `marks` are added before the second residual block (M and S)."""
+
+    def __init__(self, spec: LoraSpec, d_embedding: int, latent: int, dropout: float) -> None:
+        super().__init__()
+        hidden = 4 * latent
+        self.description = nn.Sequential(nn.Linear(d_embedding, latent // 2), nn.LayerNorm(latent // 2))
+        self.layer = nn.Sequential(nn.Embedding(len(spec.layers), latent // 4), nn.LayerNorm(latent // 4))
+        self.module = nn.Sequential(nn.Embedding(len(spec.groups), latent // 4), nn.LayerNorm(latent // 4))
+        self.mixer = nn.Sequential(
+            nn.Linear(latent, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, latent), nn.SiLU(),
+            nn.Dropout(dropout),
+        )  # fmt: skip
+        self.first, self.second = self._block(latent, hidden, dropout), self._block(latent, hidden, dropout)
+        self.last = nn.Sequential(
+            nn.LayerNorm(latent), nn.Linear(latent, hidden), nn.SiLU(), nn.Dropout(dropout),
+            nn.Linear(hidden, hidden), nn.SiLU(),
+        )  # fmt: skip
+        self.width = hidden
+
+    @staticmethod
+    def _block(latent: int, hidden: int, dropout: float) -> nn.Sequential:
+        return nn.Sequential(
+            nn.LayerNorm(latent), nn.Linear(latent, hidden), nn.SiLU(), nn.Dropout(dropout),
+            nn.Linear(hidden, latent), nn.SiLU(), nn.Dropout(dropout),
+        )  # fmt: skip
+
+    def forward(self, embeddings: Tensor, slot_layer: Tensor, slot_group: Tensor, marks: Tensor | None) -> Tensor:
+        """[batch, slots, width], or with marks [n, latent]: [batch, n, slots, width]."""
+        slots = torch.cat([self.layer(slot_layer), self.module(slot_group)], dim=-1)
+        description = self.description(embeddings)[:, None].expand(-1, len(slots), -1)
+        x = torch.cat([description, slots.expand(len(embeddings), -1, -1)], dim=-1)
+        x = self.mixer(x)
+        x = x + self.first(x)
+        if marks is not None:
+            x = x[:, None] + marks[None, :, None]
+        x = x + self.second(x)
+        return self.last(x)
+
+
+class _PaperHypernetwork(Hypernetwork):
+    """The trunk and the zero-weight heads that L, M and S share."""
+
+    def __init__(self, spec: LoraSpec, d_embedding: int, latent: int, dropout: float) -> None:
+        super().__init__(spec, d_embedding)
+        if latent % 4:
+            raise ValueError(f"hypernetwork.latent must be a multiple of 4, not {latent}")
+        self.latent = latent
+        self.trunk = _Trunk(spec, d_embedding, latent, dropout)
+        self.heads = nn.ModuleList()
+
+    def _add_heads(self, widths: list[int], bias: bool) -> None:
+        for width in widths:
+            head = nn.Linear(self.trunk.width, width, bias=bias)
+            nn.init.zeros_(head.weight)
+            if bias:
+                nn.init.zeros_(head.bias)
+            self.heads.append(head)
+
+    def _features(self, embeddings: Tensor, marks: Tensor | None = None) -> Tensor:
+        return self.trunk(embeddings, self.slot_layer, self.slot_group, marks)
+
+
+class TextToLoraL(_PaperHypernetwork):
+    """Architecture L: one head per module emits A and B together."""
+
+    def __init__(
+        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int = 128, dropout: float = 0.05
+    ) -> None:
+        super().__init__(spec, d_embedding, latent, dropout)
+        self._add_heads([spec.rank * (g.d_in + g.d_out) for g in spec.groups], bias=True)
+        for head, g in zip(self.heads, spec.groups, strict=True):
+            fresh_a_(head.bias[: spec.rank * g.d_in], g.d_in, generator)  # type: ignore[index]
+
+    def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+        """Adapters in normalised units."""
+        features, rank = self.split_slots(self._features(embeddings)), self.spec.rank
+        A, B = {}, {}
+        for head, g in zip(self.heads, self.spec.groups, strict=True):
+            out = head(features[g.name])
+            a, b = out.split([rank * g.d_in, rank * g.d_out], dim=-1)
+            A[g.name] = a.unflatten(-1, (rank, g.d_in))
+            B[g.name] = b.unflatten(-1, (g.d_out, rank))
+        return LoraWeights(A, B)
+
+
+class _SharedHead(_PaperHypernetwork):
+    """What M and S share: one head per module for both A and B, told apart by an added embedding.
+
+    The head's weight is shared between the sides; each side has a bias of its own, because a fresh
+    LoRA's A is random and its B is zero.
+    """
+
+    def __init__(
+        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int, dropout: float, ranks: int
+    ) -> None:
+        super().__init__(spec, d_embedding, latent, dropout)
+        self.side = nn.Sequential(nn.Embedding(2, latent), nn.LayerNorm(latent))
+        self._add_heads([spec.rank // ranks * max(g.d_in, g.d_out) for g in spec.groups], bias=False)
+        self.bias_a, self.bias_b = nn.ParameterList(), nn.ParameterList()
+        for g in spec.groups:
+            self.bias_a.append(nn.Parameter(torch.empty(spec.rank, g.d_in)))
+            self.bias_b.append(nn.Parameter(torch.zeros(spec.rank, g.d_out)))
+            fresh_a_(self.bias_a[-1], g.d_in, generator)
+
+    def _assemble(self, index: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides as [batch, layers, rank, max width]: cut to width, add bias, orient B."""
+        g = self.spec.groups[index]
+        A = a[..., : g.d_in] + self.bias_a[index]
+        B = b[..., : g.d_out] + self.bias_b[index]
+        return A, B.transpose(-1, -2)
+
+
+class TextToLoraM(_SharedHead):
+    """Architecture M: one head per module emits A or B, chosen by a learned embedding."""
+
+    def __init__(
+        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int = 128, dropout: float = 0.05
+    ) -> None:
+        super().__init__(spec, d_embedding, generator, latent, dropout, ranks=1)
+
+    def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+        """Adapters in normalised units."""
+        marks = self.side(torch.arange(2, device=embeddings.device))
+        features = self._features(embeddings, marks)
+        sides = [self.split_slots(features[:, side]) for side in (A_SIDE, B_SIDE)]
+        A, B = {}, {}
+        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
+            a, b = (head(side[g.name]).unflatten(-1, (self.spec.rank, -1)) for side in sides)
+            A[g.name], B[g.name] = self._assemble(i, a, b)
+        return LoraWeights(A, B)
+
+
+class TextToLoraS(_SharedHead):
+    """Architecture S: one head per module emits one rank of A or of B at a time."""
+
+    def __init__(
+        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int = 128, dropout: float = 0.05
+    ) -> None:
+        super().__init__(spec, d_embedding, generator, latent, dropout, ranks=spec.rank)
+        self.rank_position = nn.Sequential(nn.Embedding(spec.rank, latent), nn.LayerNorm(latent))
+
+    def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+        """Adapters in normalised units."""
+        device, rank = embeddings.device, self.spec.rank
+        sides, ranks = self.side(torch.arange(2, device=device)), self.rank_position(torch.arange(rank, device=device))
+        marks = (sides[:, None] + ranks[None]).flatten(0, 1)
+        features = self._features(embeddings, marks).unflatten(1, (2, rank))
+        A, B = {}, {}
+        start = 0
+        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
+            stop = start + len(g.layers)
+            out = head(features[:, :, :, start:stop]).transpose(2, 3)
+            A[g.name], B[g.name] = self._assemble(i, out[:, A_SIDE], out[:, B_SIDE])
+            start = stop
+        return LoraWeights(A, B)

@@ -1,0 +1,85 @@
+"""Training objectives as pure functions, each with its equation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from t2l.lora import LoraWeights
+from t2l.tasks import IGNORE_INDEX
+
+
+def response_loss(
+    logits: Float[Tensor, "rows length vocabulary"], labels: Int[Tensor, "rows length"], label_smoothing: float = 0.0
+) -> Float[Tensor, " rows"]:
+    """Cross-entropy of each row's response in nats per token, averaged within the row.
+
+    Labels are aligned with the input ids (position t is predicted from t - 1); IGNORE_INDEX is left
+    out. The caller averages over rows, so that a long response weighs no more than a short one
+    (per-example averaging, Charakorn et al. 2025, appendix on training).
+    """
+    targets = labels[:, 1:]
+    token_loss = F.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2),
+        targets,
+        ignore_index=IGNORE_INDEX,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    counts = (targets != IGNORE_INDEX).sum(dim=1)
+    return token_loss.sum(dim=1) / counts.clamp_min(1)
+
+
+def weight_penalty(weights: LoraWeights) -> Float[Tensor, ""]:
+    """Mean square of all generated A plus that of all generated B (the L2 term on generated weights)."""
+    total = torch.zeros((), device=weights.tensors()[0].device)
+    for side in (weights.A, weights.B):
+        count = sum(t.numel() for t in side.values())
+        total = total + sum(t.square().sum() for t in side.values()) / count
+    return total
+
+
+def l1_distance(predicted: LoraWeights, target: LoraWeights) -> Float[Tensor, ""]:
+    """Mean absolute difference of A plus that of B (Charakorn et al. 2025, eq. 4, factor-wise).
+
+    Pass both in a hypernetwork's normalised units for the z-scored variant.
+    """
+    total = torch.zeros((), device=predicted.tensors()[0].device)
+    for ours, theirs in ((predicted.A, target.A), (predicted.B, target.B)):
+        count = sum(t.numel() for t in ours.values())
+        total = total + sum((ours[k] - theirs[k]).abs().sum() for k in ours) / count
+    return total
+
+
+def _inner(
+    a1: Float[Tensor, "batch layers rank d_in"],
+    b1: Float[Tensor, "batch layers d_out rank"],
+    a2: Float[Tensor, "batch layers rank d_in"],
+    b2: Float[Tensor, "batch layers d_out rank"],
+) -> Float[Tensor, " batch"]:
+    """<B1 A1, B2 A2>_F = sum((B1^T B2) * (A1 A2^T)): two rank-by-rank Gram matrices, no product BA."""
+    return ((b1.transpose(-1, -2) @ b2) * (a1 @ a2.transpose(-1, -2))).sum(dim=(1, 2, 3))
+
+
+def frobenius_distance(predicted: LoraWeights, target: LoraWeights) -> Float[Tensor, " batch"]:
+    """Squared Frobenius distance between the products BA, summed over layers and modules.
+
+    ||B A - B' A'||^2 = <BA, BA> - 2 <BA, B'A'> + <B'A', B'A'>, each inner product from Gram matrices of
+    size rank x rank, at a cost of O(rank^2 (d_in + d_out)) where the product would cost
+    O(rank d_in d_out). Exact, and unchanged when (B, A) becomes (B M^-1, M A).
+    """
+    total = torch.zeros(predicted.batch_size, device=predicted.tensors()[0].device)
+    for k in predicted.A:
+        a, b, ta, tb = predicted.A[k], predicted.B[k], target.A[k], target.B[k]
+        total = total + _inner(a, b, a, b) - 2 * _inner(a, b, ta, tb) + _inner(ta, tb, ta, tb)
+    return total
+
+
+def product_norm(weights: LoraWeights) -> Float[Tensor, " batch"]:
+    """Squared Frobenius norm of the products BA, summed over layers and modules."""
+    total = torch.zeros(weights.batch_size, device=weights.tensors()[0].device)
+    for k in weights.A:
+        total = total + _inner(weights.A[k], weights.B[k], weights.A[k], weights.B[k])
+    return total

@@ -1,0 +1,96 @@
+"""The whole path on the embedded world: library, two hypernetworks, the board, one adapter at work."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from t2l import suites, verbs
+from t2l.adapter_io import load_adapter
+from t2l.base_model import load_base_model
+from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
+from t2l.evaluation.board import view_split
+from t2l.evaluation.scoring import greedy_answers, questions_for
+
+log = logging.getLogger(__name__)
+SHOWN_SPLIT = "unseen_combination"
+
+
+def _train(config: QuickstartConfig, folder: Path, name: str) -> TrainConfig:
+    is_sft = name == "sft"
+    return TrainConfig(
+        base_model=config.base_model,
+        encoder=config.encoder,
+        suite=config.suite,
+        lora=config.lora,
+        hypernetwork=config.hypernetwork,
+        objective=config.sft if is_sft else config.reconstruction,
+        trainer=config.sft_trainer if is_sft else config.reconstruction_trainer,
+        library=None if is_sft else str(folder / "library"),
+        descriptions_per_task=config.descriptions_per_task,
+        seed=config.seed,
+        run_dir=str(folder / name),
+    )
+
+
+def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
+    """Generates an adapter for a task never trained on, loads it back from disk and lets it answer."""
+    view = view_split(suites.build(config.suite), SHOWN_SPLIT, config.evaluation, config.seed)
+    task, description = view.tasks[0], view.descriptions[0][0]
+    out = folder / "generated"
+    request = GenerateConfig(encoder=config.encoder, checkpoint=str(folder / "sft"), out=str(out))
+    verbs.generate(request, [description], None)
+    base = load_base_model(config.base_model)
+    spec = verbs.open_library(folder / "library", base).spec
+    questions = questions_for([task], 4)
+    limits = (config.evaluation.max_new_tokens, config.evaluation.batch_size)
+    bare = greedy_answers(base, questions, None, None, *limits)
+    adapted = greedy_answers(base, questions, spec, load_adapter(out, spec), *limits)
+    table = Table(title=f"generated from: {description!r} (a combination never trained on)")
+    for column in ("input", "base alone", "with the generated adapter", "right answer"):
+        table.add_column(column)
+    for before, after in zip(bare, adapted, strict=True):
+        table.add_row(before.question.input, before.answer, after.answer, after.question.reference)
+    console.print(table)
+    console.print(f"PEFT adapter folder: {out}")
+
+
+def quickstart(config: QuickstartConfig) -> None:
+    """Runs the whole path; what is already in the run folder is kept and not done again."""
+    console, folder = Console(), Path(config.run_dir or "runs/quickstart")
+    console.rule("1/5 library: one LoRA per task, and the multi-task LoRA")
+    verbs.train_library(
+        TrainLibraryConfig(
+            base_model=config.base_model,
+            suite=config.suite,
+            lora=config.lora,
+            training=config.library_training,
+            multi_task=config.multi_task,
+            seed=config.seed,
+            run_dir=str(folder / "library"),
+        )
+    )
+    console.rule("2/5 hypernetwork trained by reconstruction of the library")
+    verbs.train(_train(config, folder, "reconstruction"))
+    console.rule("3/5 hypernetwork trained by SFT through the frozen base")
+    verbs.train(_train(config, folder, "sft"))
+    console.rule("4/5 every contender on every split")
+    cells = verbs.evaluate(
+        EvaluateConfig(
+            base_model=config.base_model,
+            encoder=config.encoder,
+            suite=config.suite,
+            lora=config.lora,
+            evaluation=config.evaluation,
+            library=str(folder / "library"),
+            checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],
+            seed=config.seed,
+            run_dir=str(folder),
+        )
+    )
+    console.rule("5/5 one generated adapter at work")
+    _show_one(config, folder, console)
+    verbs.print_report(cells, folder)

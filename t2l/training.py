@@ -1,0 +1,220 @@
+"""The one training loop, for every objective.
+
+An objective computes the loss of a step and runs backward (SFT must do so while its adapters are in
+place); the loop owns the schedule, clipping, logging, checkpoints and resuming.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from t2l.base_model import BaseModel
+from t2l.batches import collate, draw_tasks, gather_embeddings
+from t2l.checkpoint import CheckpointRecord, latest_checkpoint, resume, save_checkpoint
+from t2l.hypernetwork import Hypernetwork
+from t2l.injection import inject
+from t2l.library_training import linear_schedule
+from t2l.lora import LoraWeights
+from t2l.objectives import frobenius_distance, l1_distance, product_norm, response_loss, weight_penalty
+from t2l.run import Run
+from t2l.tasks import TokenizedExample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainerConfig:
+    """The training loop of a hypernetwork."""
+
+    steps: int = 1000
+    """optimiser steps"""
+    lr: float = 0.001
+    """peak learning rate of AdamW"""
+    weight_decay: float = 0.01
+    """decoupled weight decay"""
+    warmup_fraction: float = 0.1
+    """part of the steps over which the learning rate rises; it then falls linearly to zero"""
+    clip: float = 1.0
+    """largest gradient norm"""
+    tasks_per_step: int = 48
+    """tasks per step, one description each"""
+    rows_per_task: int = 3
+    """examples per task and step (SFT)"""
+    checkpoint_every: int = 100
+    """steps between checkpoints"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl"""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "tasks_per_step", "rows_per_task", "checkpoint_every", "log_every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"trainer.{key} must be at least 1, not {getattr(self, key)}")
+        if self.lr <= 0 or self.clip <= 0:
+            raise ValueError("trainer: lr and clip must be positive")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"trainer.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
+
+
+@dataclass
+class SftConfig:
+    """Cross-entropy on responses through the frozen base model."""
+
+    name: str = "sft"
+    """fixed"""
+    label_smoothing: float = 0.0
+    """mass spread evenly over the vocabulary"""
+    weight_penalty: float = 0.001
+    """factor of the mean square of generated A and B"""
+
+    def __post_init__(self) -> None:
+        if self.name != "sft":
+            raise ValueError(f"objective.name must be 'sft' here, not {self.name!r}")
+        if not 0 <= self.label_smoothing < 1 or self.weight_penalty < 0:
+            raise ValueError("objective: label_smoothing must be in [0, 1) and weight_penalty >= 0")
+
+
+@dataclass
+class ReconstructionConfig:
+    """Distance between generated and library adapters."""
+
+    name: str = "reconstruction"
+    """fixed"""
+    distance: str = "l1"
+    """l1: mean absolute difference of A and of B; frobenius: squared distance of the products BA"""
+    standardise: bool = True
+    """z-score every element over the library (l1), or divide by the target's squared norm (frobenius)"""
+
+    def __post_init__(self) -> None:
+        if self.name != "reconstruction":
+            raise ValueError(f"objective.name must be 'reconstruction' here, not {self.name!r}")
+        if self.distance not in ("l1", "frobenius"):
+            raise ValueError(f"objective.distance must be l1 or frobenius, not {self.distance!r}")
+
+
+class Objective(Protocol):
+    """What the loop needs of an objective."""
+
+    def backward(self, hypernetwork: Hypernetwork, step: int) -> dict[str, float]:
+        """Computes a step's loss, accumulates gradients, and returns metrics to log."""
+        ...
+
+
+class SftObjective:
+    """Cross-entropy of responses under generated adapters (Charakorn et al. 2025, eq. 5)."""
+
+    def __init__(
+        self,
+        config: SftConfig,
+        trainer: TrainerConfig,
+        seed: int,
+        base: BaseModel,
+        rows: Sequence[Sequence[TokenizedExample]],
+        embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]],
+    ) -> None:
+        self.config, self.trainer, self.seed, self.base = config, trainer, seed, base
+        self.rows, self.embeddings = rows, embeddings
+
+    def backward(self, hypernetwork: Hypernetwork, step: int) -> dict[str, float]:
+        """One step on `tasks_per_step` tasks with `rows_per_task` examples each."""
+        draw = draw_tasks(
+            self.seed, step, len(self.rows), self.trainer.tasks_per_step,
+            [len(e) for e in self.embeddings], [len(r) for r in self.rows], self.trainer.rows_per_task,
+        )  # fmt: skip
+        device = self.base.device
+        examples = [self.rows[t][i] for t, indices in zip(draw.tasks, draw.rows, strict=True) for i in indices]
+        batch = collate(examples, self.base.tokenizer.pad_token_id, device)
+        weights = hypernetwork(gather_embeddings(self.embeddings, draw, device))
+        with inject(self.base.model, hypernetwork.spec, weights):
+            logits = self.base.model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            ).logits
+            cross_entropy = response_loss(logits, batch.labels, self.config.label_smoothing).mean()
+            penalty = weight_penalty(weights)
+            (cross_entropy + self.config.weight_penalty * penalty).backward()
+        return {"train/loss": cross_entropy.item(), "train/weight_mean_square": penalty.item()}
+
+
+class ReconstructionObjective:
+    """Distance to the library's adapters (Charakorn et al. 2025, eq. 4)."""
+
+    def __init__(
+        self,
+        config: ReconstructionConfig,
+        trainer: TrainerConfig,
+        seed: int,
+        library: LoraWeights,
+        embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]],
+    ) -> None:
+        self.config, self.trainer, self.seed = config, trainer, seed
+        self.library, self.embeddings = library, embeddings
+
+    def prepare(self, hypernetwork: Hypernetwork) -> None:
+        """Sets the output statistics for the z-scored L1; the other distances need none."""
+        if self.config.distance == "l1" and self.config.standardise:
+            hypernetwork.set_statistics(self.library)
+
+    def backward(self, hypernetwork: Hypernetwork, step: int) -> dict[str, float]:
+        """One step on `tasks_per_step` adapters."""
+        draw = draw_tasks(
+            self.seed, step, self.library.batch_size, self.trainer.tasks_per_step,
+            [len(e) for e in self.embeddings], [1] * self.library.batch_size, 1,
+        )  # fmt: skip
+        target = self.library[draw.tasks]
+        predicted = hypernetwork(gather_embeddings(self.embeddings, draw, target.tensors()[0].device))
+        if self.config.distance == "l1":
+            loss = l1_distance(hypernetwork.normalise(predicted), hypernetwork.normalise(target))
+        else:
+            distance = frobenius_distance(predicted, target)
+            loss = (distance / product_norm(target) if self.config.standardise else distance).mean()
+        loss.backward()
+        return {"train/loss": loss.item()}
+
+
+def train(
+    config: TrainerConfig,
+    objective: Objective,
+    hypernetwork: Hypernetwork,
+    run: Run,
+    record: CheckpointRecord,
+    seed: int,
+) -> CheckpointRecord:
+    """Trains to the end, resuming from the run's newest checkpoint. Returns the final record.
+
+    Resuming is exact: sampling is a function of (seed, step), and optimiser moments and the torch
+    generator come back from the checkpoint.
+    """
+    from rich.progress import track
+
+    optimizer = torch.optim.AdamW(hypernetwork.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    torch.manual_seed(seed)
+    newest = latest_checkpoint(run.folder)
+    done = resume(newest, hypernetwork, optimizer) if newest is not None else 0
+    run.forget_after(done)
+    if done:
+        log.info("resuming %s at step %d", run.folder, done)
+    hypernetwork.train()
+    label = f"training ({record.objective})"
+    for step in track(range(done, config.steps), description=label, total=config.steps, completed=done):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * linear_schedule(step, config.steps, config.warmup_fraction)
+        metrics = objective.backward(hypernetwork, step)
+        norm = torch.nn.utils.clip_grad_norm_(hypernetwork.parameters(), config.clip)
+        if not bool(norm.isfinite()):
+            raise ValueError(f"training diverged at step {step + 1} (gradient norm {float(norm)}): lower trainer.lr")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        finished = step + 1
+        if finished % config.log_every == 0 or finished == config.steps:
+            learning_rate = optimizer.param_groups[0]["lr"]
+            run.log_metrics(finished, {**metrics, "train/grad_norm": float(norm), "train/lr": learning_rate})
+        if finished % config.checkpoint_every == 0 or finished == config.steps:
+            save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer)
+    hypernetwork.eval()
+    return replace(record, step=config.steps)

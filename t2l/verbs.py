@@ -1,0 +1,341 @@
+"""What each verb does: composes the rooms, in the order of the one picture. No training logic lives here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from t2l import hypernetwork as hypernetworks
+from t2l import suites
+from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec, verify_frozen
+from t2l.checkpoint import CheckpointRecord, find_checkpoint, load_record
+from t2l.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    TrainConfig,
+    TrainLibraryConfig,
+)
+from t2l.encoder import TaskEncoder
+from t2l.evaluation.board import BoardConfig, Cell, score_board, view_split
+from t2l.evaluation.contenders import Base, Contender, FormalCode, Generated, MultiTask, Oracle, Prompted
+from t2l.evaluation.report import score_table, write_report
+from t2l.files import FileProblemError, atomic_folder, read_json, write_json
+from t2l.generate import base_for, load_generator, read_descriptions, write_adapters
+from t2l.library import AdapterLibrary
+from t2l.library_training import train_library as train_adapters_of
+from t2l.library_training import train_multi_task
+from t2l.lora import LoraSpec
+from t2l.pretrain_base import PretrainBaseConfig, pretrain, save_base
+from t2l.run import Run, environment
+from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.training import Objective, ReconstructionConfig, ReconstructionObjective, SftObjective
+from t2l.training import train as run_training
+
+log = logging.getLogger(__name__)
+LIBRARY_RECORD = "library.json"
+MULTI_TASK = "multi_task"
+
+
+@dataclass(frozen=True)
+class OpenLibrary:
+    """A library folder on disk: oracle adapters and the multi-task LoRA, for one base and one spec."""
+
+    adapters: AdapterLibrary
+    static: AdapterLibrary
+
+    @property
+    def spec(self) -> LoraSpec:
+        """Geometry of every adapter in the library."""
+        return self.adapters.spec
+
+
+def _libraries(folder: Path, spec: LoraSpec, base: BaseModel) -> OpenLibrary:
+    path = str(Path(base.path).resolve()) if Path(base.path).is_dir() else base.path
+    return OpenLibrary(
+        AdapterLibrary(folder / "adapters", spec, path, base.fingerprint),
+        AdapterLibrary(folder / "static", spec, path, base.fingerprint),
+    )
+
+
+def open_library(folder: Path, base: BaseModel) -> OpenLibrary:
+    """A library that `t2l train_library` made.
+
+    Raises:
+        FileProblemError: there is none.
+        ValueError: it was trained on another base model.
+    """
+    if not (folder / LIBRARY_RECORD).is_file():
+        raise FileProblemError(f"library={folder}: not a folder of `t2l train_library` (it has no {LIBRARY_RECORD})")
+    record = read_json(folder / LIBRARY_RECORD)
+    if record["base_fingerprint"] != base.fingerprint:
+        raise ValueError(
+            f"library={folder} was trained on another base model (fingerprint {record['base_fingerprint'][:12]}); "
+            f"this base has {base.fingerprint[:12]}"
+        )
+    return _libraries(folder, LoraSpec.from_json(record["spec"]), base)
+
+
+def _folder(run_dir: str | None) -> Path:
+    if not run_dir:
+        raise ValueError("run_dir is empty: give the folder to write")
+    return Path(run_dir)
+
+
+def _tasks_of(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[str] | None) -> list[Task]:
+    if names is not None:
+        return suite.select(names)
+    chosen = [suite.split(s) for s in (splits if splits is not None else list(suite.splits))]
+    return suite.select(dict.fromkeys(name for split in chosen for name in split.tasks))
+
+
+def train_library(config: TrainLibraryConfig) -> Path:
+    """Trains the missing oracle adapters and the multi-task LoRA. Returns the library's folder.
+
+    Raises ValueError for an unknown task or split, or an adapter there that was made otherwise.
+    """
+    folder, suite = _folder(config.run_dir), suites.build(config.suite)
+    tasks = _tasks_of(suite, config.splits, config.tasks)
+    training_tasks = suite.select(suite.split("train").tasks)
+    base = load_base_model(config.base_model)
+    libraries = _libraries(folder, lora_spec(base.model, config.lora), base)
+    record = {
+        "spec": libraries.spec.to_json(),
+        "base_model": base.name,
+        "base_fingerprint": base.fingerprint,
+        "suite": {"name": suite.name, "sha256": suite.content_hash()},
+        "environment": environment(),
+    }
+    if (folder / LIBRARY_RECORD).is_file() and open_library(folder, base).spec != libraries.spec:
+        raise ValueError(f"{folder} holds adapters of another geometry: choose another run_dir, or remove that folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / LIBRARY_RECORD, record)
+    with verify_frozen(base.model) as parameters:
+        failed = train_adapters_of(libraries.adapters, base, tasks, config.training, config.seed)
+        if config.tasks is None:
+            train_multi_task(libraries.static, base, training_tasks, config.multi_task, config.seed, MULTI_TASK)
+    write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters, "diverged": failed})
+    log.info("library of %d adapters in %s", len(libraries.adapters.tasks()), folder)
+    return folder
+
+
+def _embed(encoder: TaskEncoder, tasks: Sequence[Task], count: int) -> list[Tensor]:
+    groups = [t.descriptions["train"][:count] for t in tasks]
+    flat = encoder.encode([d for g in groups for d in g], progress=True)
+    return list(flat.split([len(g) for g in groups]))
+
+
+def _objective(
+    config: TrainConfig, base: BaseModel, tasks: Sequence[Task], embeddings: list[Tensor], spec: LoraSpec
+) -> Objective:
+    if isinstance(config.objective, ReconstructionConfig):
+        library = open_library(Path(config.library or ""), base)
+        if library.spec != spec:
+            raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
+        weights = library.adapters.load([t.name for t in tasks]).to(base.device)
+        return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings)
+    rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=512) for t in tasks]
+    return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings)
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains a hypernetwork on the suite's train split. Returns the run's folder.
+
+    Raises ValueError for a run folder of another configuration, or a library that does not fit.
+    """
+    folder, suite = _folder(config.run_dir), suites.build(config.suite)
+    tasks = suite.select(suite.split("train").tasks)
+    encoder = TaskEncoder(config.encoder)
+    base = load_base_model(config.base_model)
+    spec = lora_spec(base.model, config.lora)
+    settings = {k: v for k, v in asdict(config).items() if k not in ("run_dir", "logger")}
+    run = Run(folder, "train", settings, config.logger)
+    embeddings = _embed(encoder, tasks, config.descriptions_per_task)
+    d_embedding = embeddings[0].shape[1]
+    hypernetwork = hypernetworks.build(config.hypernetwork, spec, d_embedding, config.seed).to(base.device)
+    objective = _objective(config, base, tasks, embeddings, spec)
+    if isinstance(objective, ReconstructionObjective):
+        objective.prepare(hypernetwork)
+    record = CheckpointRecord(
+        step=0,
+        objective=config.objective.name,
+        hypernetwork=config.hypernetwork,
+        spec=spec,
+        d_embedding=d_embedding,
+        encoder_identity=encoder.identity,
+        base_fingerprint=base.fingerprint,
+        base_name=base.name,
+        trained_on={
+            "suite": suite.name,
+            "suite_sha256": suite.content_hash(),
+            "tasks": [t.name for t in tasks],
+            "phrasing": "train",
+            "descriptions_per_task": config.descriptions_per_task,
+            "seed": config.seed,
+        },
+    )
+    with verify_frozen(base.model) as parameters:
+        run_training(config.trainer, objective, hypernetwork, run, record, config.seed)
+    run.record(base_parameters_sha256=parameters)
+    run.finish()
+    log.info("hypernetwork of %d parameters in %s", sum(p.numel() for p in hypernetwork.parameters()), folder)
+    return folder
+
+
+def _contenders(config: EvaluateConfig, base: BaseModel, library: OpenLibrary | None) -> list[Contender]:
+    made: list[Contender] = []
+    for name in config.contenders:
+        if name == "base":
+            made.append(Base())
+        elif name == "prompted":
+            made.append(Prompted())
+        elif name == "formal_code":
+            made.append(FormalCode())
+        elif name == "multi_task" and library is not None:
+            made.append(MultiTask(library.static, MULTI_TASK))
+        elif name == "oracle" and library is not None:
+            made.append(Oracle(library.adapters))
+        elif name == "generated":
+            made.extend(_generated(config, base))
+    return made
+
+
+def _generated(config: EvaluateConfig, base: BaseModel) -> list[Contender]:
+    encoder = TaskEncoder(config.encoder)
+    names: list[str] = []
+    made: list[Contender] = []
+    for checkpoint in config.checkpoints:
+        generator = load_generator(Path(checkpoint), encoder, base.fingerprint)
+        hypernetwork = generator.hypernetwork.to(base.device)
+        same = names.count(generator.record.objective)
+        names.append(generator.record.objective)
+        name = generator.record.objective + (f"_{same + 1}" if same else "")
+        made.extend(
+            Generated(name, condition, hypernetwork, encoder, config.seed)
+            for condition in ("matched", "shuffled", "random_text")
+        )
+    return made
+
+
+def _provenance(config: EvaluateConfig, base: BaseModel, suite: TaskSuite) -> dict[str, Any]:
+    return {
+        "config": asdict(config),
+        "base_model": {"name": base.name, "fingerprint": base.fingerprint},
+        "suite": {"name": suite.name, "sha256": suite.content_hash(), **suite.provenance},
+        "splits": {name: {"tasks": len(s.tasks), "phrasing": s.phrasing} for name, s in suite.splits.items()},
+        "decoding": "greedy",
+        "environment": environment(),
+    }
+
+
+def evaluate(config: EvaluateConfig) -> list[Cell]:
+    """Scores contenders on splits and writes the report. Returns the scored cells."""
+    folder, suite = _folder(config.run_dir), suites.build(config.suite)
+    base = load_base_model(config.base_model)
+    library = open_library(Path(config.library), base) if config.library else None
+    spec = library.spec if library is not None else lora_spec(base.model, config.lora)
+    contenders = _contenders(config, base, library)
+    names = config.splits if config.splits is not None else [n for n, s in suite.splits.items() if s.tasks]
+    views = [view_split(suite, name, config.evaluation, config.seed) for name in names]
+    cells = score_board(base, spec, contenders, views, config.evaluation, config.seed)
+    samples = config.evaluation.bootstrap_samples
+    write_report(folder, cells, "exact_match", _provenance(config, base, suite), samples, config.seed)
+    return cells
+
+
+def print_report(cells: Sequence[Cell], folder: Path) -> None:
+    """Prints the score table and where the report is."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.table import Table
+
+    rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
+    table = Table(title="exact match, mean [95 % interval]")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows[2:]:
+        table.add_row(*(cell.replace(" [", "\n[", 1) for cell in row))
+    console = Console()
+    console.print(table)
+    console.print(Markdown(f"report: `{folder / 'report.md'}`"))
+
+
+def generate(config: GenerateConfig, descriptions: Sequence[str], file: Path | None) -> list[Path]:
+    """Writes an adapter folder for each description. Returns the folders.
+
+    Raises ValueError for an empty description, an unfit checkpoint, or nothing to describe.
+    """
+    if not config.checkpoint or not config.out:
+        raise ValueError("generate needs --checkpoint DIR (a run of `t2l train`) and --out DIR")
+    texts = [*descriptions, *(read_descriptions(file) if file is not None else [])]
+    if not texts:
+        raise ValueError("nothing to generate from: give a description, or --file with one per line")
+    if any(not t.strip() for t in texts):
+        raise ValueError("a description is empty: write at least a word about the task")
+    record = load_record(find_checkpoint(Path(config.checkpoint)))
+    base_name, fingerprint = base_for(record.base_name, config.base_model)
+    generator = load_generator(Path(config.checkpoint), TaskEncoder(config.encoder), fingerprint)
+    return write_adapters(generator, texts, Path(config.out), base_name)
+
+
+def pretrain_base(config: PretrainBaseConfig) -> dict[str, float]:
+    """Pretrains the mini base model, scores it with and without its formal code, and writes it with a card.
+
+    Returns exact match per split with the code.
+    """
+    start = time.perf_counter()
+    model, tokenizer = pretrain(config)
+    minutes = (time.perf_counter() - start) / 60
+    out = Path(config.out)
+    with atomic_folder(out) as temporary:
+        # Hydra may have put its own records there; they belong to the run and stay.
+        if out.is_dir():
+            shutil.copytree(out, temporary, dirs_exist_ok=True)
+        save_base(model, tokenizer, temporary)
+        base = load_base_model(BaseModelConfig(path=str(temporary), device="cpu"))
+        scores = _skill(base)
+        (temporary / "README.md").write_text(_card(config, scores, base, minutes))
+    log.info("mini base model in %s (%.1f minutes): %s", out, minutes, scores["formal_code"])
+    return scores["formal_code"]
+
+
+def _skill(base: BaseModel) -> dict[str, dict[str, float]]:
+    suite, board = suites.build(suites.WordListConfig()), BoardConfig(tasks_per_split=240, bootstrap_samples=1)
+    views = [view_split(suite, name, board, 0) for name, s in suite.splits.items() if s.phrasing == "train"]
+    spec = lora_spec(base.model, LoraConfig())
+    cells = score_board(base, spec, [FormalCode(), Base()], views, board, 0)
+    scores: dict[str, dict[str, float]] = {"formal_code": {}, "base": {}}
+    for cell in cells:
+        scores[cell.contender][cell.split] = round(cell.estimate.mean, 4)
+    return scores
+
+
+def _card(config: PretrainBaseConfig, scores: dict[str, dict[str, float]], base: BaseModel, minutes: float) -> str:
+    defaults = PretrainBaseConfig()
+    changed = [f"{k}={v}" for k, v in asdict(config).items() if k != "out" and v != getattr(defaults, k)]
+    lines = [
+        "# Mini base model",
+        "",
+        "A small Llama-architecture causal LM that knows the skills of the word-list suite and follows an opaque",
+        "formal code in its prompt. It has seen no English description of any task, and without its code it cannot",
+        "know which skill is wanted. Made for developing and demonstrating t2l; it is good for nothing else.",
+        "",
+        f"- Made by: `t2l pretrain_base out=DIR {' '.join(changed)}`".rstrip("` ") + "`",
+        f"- Seed {config.seed}, {config.steps} steps of {config.batch_size} sequences, {minutes:.1f} minutes",
+        f"- Code: {json.dumps(environment()['code'])}",
+        f"- Parameters: {sum(p.numel() for p in base.model.parameters()):,}, float32",
+        f"- sha256 over the weight files: {base.fingerprint}",
+        "- Data: generated by `t2l/suites/word_lists.py`; no outside source. Licence: that of the repository.",
+        "",
+        "| split | exact match with formal code | without |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {s} | {v:.3f} | {scores['base'][s]:.3f} |" for s, v in scores["formal_code"].items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,77 @@
+"""Tiny models built in memory, and shapes checked by beartype wherever a function is annotated with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    ["t2l.lora", "t2l.injection", "t2l.objectives", "t2l.batches", "t2l.hypernetwork"], "beartype.beartype"
+)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import (  # noqa: E402
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+from t2l.base_model import BaseModel, freeze  # noqa: E402
+from t2l.lora import LoraSpec, LoraWeights  # noqa: E402
+from t2l.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 400,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CONFIGS = {
+    "llama": (LlamaConfig(**SIZES, tie_word_embeddings=True), ["q_proj", "v_proj"]),
+    "mistral": (MistralConfig(**SIZES, sliding_window=16), ["q_proj", "v_proj"]),
+    "gemma2": (Gemma2Config(**SIZES, head_dim=8, sliding_window=16, query_pre_attn_scalar=8), ["k_proj", "o_proj", "q_proj"]),
+    "qwen3": (Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True), ["down_proj", "q_proj", "v_proj"]),
+    "phi3": (Phi3Config(**SIZES), ["gate_up_proj", "qkv_proj"]),
+}
+
+
+def tiny_model(name: str) -> PreTrainedModel:
+    """A random, frozen model of an architecture."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    return freeze(AutoModelForCausalLM.from_config(CONFIGS[name][0]))  # type: ignore[return-value]
+
+
+def random_adapters(spec: LoraSpec, batch: int, seed: int = 0, size: float = 0.3) -> LoraWeights:
+    """Adapters with neither A nor B zero."""
+    generator = torch.Generator().manual_seed(seed)
+    A = {g.name: size * torch.randn(batch, len(g.layers), spec.rank, g.d_in, generator=generator) for g in spec.groups}
+    B = {g.name: size * torch.randn(batch, len(g.layers), g.d_out, spec.rank, generator=generator) for g in spec.groups}
+    return LoraWeights(A, B)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> object:
+    return build_tokenizer()
+
+
+@pytest.fixture
+def tiny_base(tokenizer: object) -> BaseModel:
+    return BaseModel(tiny_model("llama"), tokenizer, "tiny", "tiny", "fingerprint-of-tiny")
