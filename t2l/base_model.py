@@ -260,7 +260,7 @@ def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:
     bad = sorted(set(config.layers or []) - layer_indices)
     if bad:
         raise ValueError(f"lora.layers: no layer {bad[0]}; this base has layers 0 to {max(layer_indices)}")
-    shapes_of = defaultdict(int)
+    shapes_of: dict[str, int] = defaultdict(int)
     for name, _, _ in found:
         shapes_of[name] += 1
     groups = []

@@ -108,7 +108,9 @@ def find_checkpoint(folder: Path) -> Path:
     found = latest_checkpoint(folder)
     if found is None:
         reason = "holds no checkpoint" if folder.is_dir() else "does not exist"
-        raise FileProblemError(f"checkpoint {folder} {reason}: give a run folder of `t2l train` or its checkpoint folder")
+        raise FileProblemError(
+            f"checkpoint {folder} {reason}: give a run folder of `t2l train` or its checkpoint folder"
+        )
     return found
 
 

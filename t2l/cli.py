@@ -131,7 +131,7 @@ def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
     from omegaconf import DictConfig, OmegaConf
 
     def job(config: DictConfig) -> None:
-        settings = OmegaConf.to_object(config)
+        settings: Any = OmegaConf.to_object(config)
         if hasattr(settings, "run_dir") and settings.run_dir is None:
             settings.run_dir = HydraConfig.get().runtime.output_dir
         _guarded(verb, settings)

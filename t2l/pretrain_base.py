@@ -2,7 +2,8 @@
 
 The model learns every rule of the suite, told which one to follow by an opaque formal code in the
 prompt. For a part of the examples the code is dropped, so that the bare prompt is something the model
-knows too: it then answers by some rule it cannot know. It never sees a description in English.
+knows too: it then answers by some rule it cannot know. The code stands before or after the list, so
+that it is found by what it is and not by where it stands. The model never sees English descriptions.
 """
 
 from __future__ import annotations
@@ -84,8 +85,10 @@ def _batches(config: PretrainBaseConfig, tokenizer: Any) -> Iterator[dict[str, T
         for _ in range(config.batch_size):
             rule = next(rules)
             items = rule.sample_input(rng)
-            code = "" if rng.random() < config.code_dropout else f"{rule.formal_code}\n"
-            coded.append(Example(code + " ".join(items), rule.answer(items)))
+            lines = [" ".join(items)]
+            if rng.random() >= config.code_dropout:
+                lines.insert(rng.randrange(2), rule.formal_code)
+            coded.append(Example("\n".join(lines), rule.answer(items)))
         rows = tokenize_examples(tokenizer, coded)
         width = max(len(r.prompt_ids) + len(r.response_ids) for r in rows)
         ids = torch.full((len(rows), width), tokenizer.pad_token_id)

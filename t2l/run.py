@@ -89,8 +89,9 @@ class Run:
             return None
         import wandb
 
+        mode: Any = logger.wandb
         return wandb.init(
-            project=logger.project, dir=str(self.folder), mode=logger.wandb, config=dict(config), reinit="create_new"
+            project=logger.project, dir=str(self.folder), mode=mode, config=dict(config), reinit="create_new"
         )
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:

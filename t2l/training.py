@@ -47,6 +47,8 @@ class TrainerConfig:
     """tasks per step, one description each"""
     rows_per_task: int = 3
     """examples per task and step (SFT)"""
+    description_whitening: float | None = None
+    """shrinkage in (0, 1] of the within-task covariance that descriptions are whitened by; None leaves them"""
     checkpoint_every: int = 100
     """steps between checkpoints"""
     log_every: int = 10
@@ -58,6 +60,8 @@ class TrainerConfig:
                 raise ValueError(f"trainer.{key} must be at least 1, not {getattr(self, key)}")
         if self.lr <= 0 or self.clip <= 0:
             raise ValueError("trainer: lr and clip must be positive")
+        if self.description_whitening is not None and not 0 < self.description_whitening <= 1:
+            raise ValueError(f"trainer.description_whitening must be in (0, 1], not {self.description_whitening}")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"trainer.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
 

@@ -160,6 +160,8 @@ def train(config: TrainConfig) -> Path:
     embeddings = _embed(encoder, tasks, config.descriptions_per_task)
     d_embedding = embeddings[0].shape[1]
     hypernetwork = hypernetworks.build(config.hypernetwork, spec, d_embedding, config.seed).to(base.device)
+    if config.trainer.description_whitening is not None:
+        hypernetwork.set_description_statistics(embeddings, config.trainer.description_whitening)
     objective = _objective(config, base, tasks, embeddings, spec)
     if isinstance(objective, ReconstructionObjective):
         objective.prepare(hypernetwork)

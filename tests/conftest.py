@@ -25,7 +25,7 @@ from transformers import (  # noqa: E402
     Qwen3Config,
 )
 
-from t2l.base_model import BaseModel, freeze  # noqa: E402
+from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model  # noqa: E402
 from t2l.lora import LoraSpec, LoraWeights  # noqa: E402
 from t2l.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
 
@@ -45,7 +45,10 @@ SIZES = {
 CONFIGS = {
     "llama": (LlamaConfig(**SIZES, tie_word_embeddings=True), ["q_proj", "v_proj"]),
     "mistral": (MistralConfig(**SIZES, sliding_window=16), ["q_proj", "v_proj"]),
-    "gemma2": (Gemma2Config(**SIZES, head_dim=8, sliding_window=16, query_pre_attn_scalar=8), ["k_proj", "o_proj", "q_proj"]),
+    "gemma2": (
+        Gemma2Config(**SIZES, head_dim=8, sliding_window=16, query_pre_attn_scalar=8),
+        ["k_proj", "o_proj", "q_proj"],
+    ),
     "qwen3": (Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True), ["down_proj", "q_proj", "v_proj"]),
     "phi3": (Phi3Config(**SIZES), ["gate_up_proj", "qkv_proj"]),
 }
@@ -75,3 +78,8 @@ def tokenizer() -> object:
 @pytest.fixture
 def tiny_base(tokenizer: object) -> BaseModel:
     return BaseModel(tiny_model("llama"), tokenizer, "tiny", "tiny", "fingerprint-of-tiny")
+
+
+@pytest.fixture(scope="session")
+def mini_base() -> BaseModel:
+    return load_base_model(BaseModelConfig(device="cpu"))

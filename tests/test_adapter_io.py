@@ -74,7 +74,9 @@ def test_a_peft_trained_adapter_loads(tmp_path: Path) -> None:
 
 
 def test_round_trip_is_exact(folder: Path) -> None:
-    for one, two in zip(random_adapters(llama_spec(), 1).tensors(), load_adapter(folder, llama_spec()).tensors(), strict=True):
+    for one, two in zip(
+        random_adapters(llama_spec(), 1).tensors(), load_adapter(folder, llama_spec()).tensors(), strict=True
+    ):
         assert torch.equal(one, two)
 
 

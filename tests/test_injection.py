@@ -38,7 +38,9 @@ def test_injected_equals_merged_row_by_row(name: str) -> None:
         mixed = model(IDS).logits
     for adapter in range(3):
         rows = slice(2 * adapter, 2 * adapter + 2)
-        torch.testing.assert_close(mixed[rows], merged_logits(model, spec, weights[adapter], IDS[rows]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            mixed[rows], merged_logits(model, spec, weights[adapter], IDS[rows]), atol=1e-4, rtol=1e-4
+        )
     assert not torch.allclose(mixed, model(IDS).logits, atol=1e-3)
 
 
@@ -117,7 +119,10 @@ def test_hooks_are_removed_even_after_an_error() -> None:
 def test_foreign_model_is_refused_and_left_bare() -> None:
     spec = spec_of("phi3", tiny_model("phi3"))
     model = tiny_model("llama")
-    with pytest.raises(ValueError, match="the spec was made for another model"), inject(model, spec, random_adapters(spec, 1)):
+    with (
+        pytest.raises(ValueError, match="the spec was made for another model"),
+        inject(model, spec, random_adapters(spec, 1)),
+    ):
         pass
     assert not any(m._forward_hooks for m in model.modules())
 

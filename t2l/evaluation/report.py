@@ -78,7 +78,7 @@ def _figure(cells: Sequence[Cell]) -> bytes:
 
     splits, table = _splits(cells), _by_key(cells)
     contenders = list(dict.fromkeys(c.contender for c in cells))
-    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    colours = plt.get_cmap("tab20").colors
     figure, axes = plt.subplots(figsize=(2.6 * len(splits) + 2, 4.8), layout="constrained")
     width = 0.85 / len(contenders)
     for i, contender in enumerate(contenders):

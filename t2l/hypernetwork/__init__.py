@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from t2l.hypernetwork.residual import ResidualHypernetwork
 from t2l.hypernetwork.text_to_lora import TextToLoraL, TextToLoraM, TextToLoraS
 from t2l.lora import LoraSpec
 
-PAPER_ARCHITECTURES = {"l": TextToLoraL, "m": TextToLoraM, "s": TextToLoraS}
+PAPER_ARCHITECTURES: dict[str, Callable[..., Hypernetwork]] = {"l": TextToLoraL, "m": TextToLoraM, "s": TextToLoraS}
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ class Hypernetwork(nn.Module):
         self.register_buffer(
             "slot_group", torch.tensor([i for i, g in enumerate(spec.groups) for _ in g.layers]), persistent=False
         )
+        self.register_buffer("description_mean", torch.zeros(d_embedding))
+        self.register_buffer("description_map", torch.eye(d_embedding))
         for i, g in enumerate(spec.groups):
             n = len(g.layers)
             for side, shape in (("A", (n, spec.rank, g.d_in)), ("B", (n, g.d_out, spec.rank))):
@@ -40,6 +43,8 @@ class Hypernetwork(nn.Module):
 
     slot_layer: Int[Tensor, " slots"]
     slot_group: Int[Tensor, " slots"]
+    description_mean: Float[Tensor, " d_embedding"]
+    description_map: Float[Tensor, "d_embedding d_embedding"]
 
     @property
     def slots(self) -> int:
@@ -53,15 +58,42 @@ class Hypernetwork(nn.Module):
     def forward(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters at raw scale, one per embedding.
 
-        Embeddings are first brought to L2 norm sqrt(d_embedding), as in the reference implementation.
+        Embeddings are first brought to L2 norm sqrt(d_embedding), as in the reference implementation,
+        and then whitened where `set_description_statistics` was called.
         Raises ValueError for embeddings of another width.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.d_embedding:
             raise ValueError(
                 f"embeddings have shape {tuple(embeddings.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
             )
-        weights = self.emit(F.normalize(embeddings, dim=-1) * math.sqrt(self.d_embedding))
-        return self._apply_statistics(weights)
+        centred = self._scaled(embeddings) - self.description_mean
+        return self._apply_statistics(self.emit(centred @ self.description_map))
+
+    def _scaled(self, embeddings: Tensor) -> Tensor:
+        return F.normalize(embeddings, dim=-1) * math.sqrt(self.d_embedding)
+
+    @torch.no_grad()
+    def set_description_statistics(
+        self, descriptions: Sequence[Float[Tensor, "descriptions d_embedding"]], shrinkage: float
+    ) -> None:
+        """Whitens descriptions by how much they vary within a task (Hatch et al. 2006, WCCN).
+
+        Directions in which descriptions of one task differ (its phrasing) shrink to unit variance;
+        directions that tell tasks apart stand out. The map is the inverse square root of the
+        within-task covariance S, shrunk to (1 - shrinkage) S + shrinkage tr(S)/d I.
+
+        Args:
+            descriptions: per training task, the embeddings of its training descriptions.
+            shrinkage: in (0, 1].
+        """
+        groups = [self._scaled(group) for group in descriptions]
+        within = torch.cat([group - group.mean(dim=0) for group in groups])
+        covariance = within.T @ within / len(within)
+        identity = torch.eye(self.d_embedding, device=covariance.device)
+        covariance = (1 - shrinkage) * covariance + shrinkage * covariance.trace() / self.d_embedding * identity
+        values, vectors = torch.linalg.eigh(covariance.double())
+        self.description_map.copy_(vectors @ torch.diag(values.clamp_min(1e-12).rsqrt()) @ vectors.T)
+        self.description_mean.copy_(torch.cat(groups).mean(dim=0))
 
     def _statistics(self, side: str, index: int) -> tuple[Tensor, Tensor]:
         return getattr(self, f"mean_{side}_{index}"), getattr(self, f"std_{side}_{index}")

@@ -30,10 +30,10 @@ def build_tokenizer() -> Any:
     characters = [c for c in string.printable if not c.isspace() and not c.isupper()]
     tokens = dict.fromkeys([*SPECIAL_TOKENS, *vocabulary(), *characters, *(f"##{c}" for c in characters)])
     vocab = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=UNK, max_input_chars_per_word=64))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    tokenizer.decoder = decoders.WordPiece(cleanup=False)  # type: ignore[assignment]
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=UNK, max_input_chars_per_word=64))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

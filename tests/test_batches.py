@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import torch
+
+from t2l.batches import RowCycle, collate, collate_prompts, draw_tasks
+from t2l.suites.word_list_tokenizer import build_tokenizer
+from t2l.tasks import IGNORE_INDEX, Example, TokenizedExample, tokenize_examples, tokenize_prompts
+
+CPU = torch.device("cpu")
+
+
+def test_collate_labels_only_responses() -> None:
+    batch = collate([TokenizedExample((5, 6), (7,)), TokenizedExample((5,), (8, 9, 2))], 0, CPU)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 0], [5, 8, 9, 2]]
+    assert batch.labels.tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 7, IGNORE_INDEX], [IGNORE_INDEX, 8, 9, 2]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    ids, mask = collate_prompts([(5, 6, 7), (8,)], 0, CPU)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_row_cycle_visits_every_row_once_an_epoch_and_needs_no_history() -> None:
+    cycle = RowCycle(10, seed=0, name="x")
+    first = [i for step in range(5) for i in cycle.take(step, 2)]
+    assert sorted(first) == list(range(10))
+    assert RowCycle(10, seed=0, name="x").take(7, 2) == cycle.take(7, 2)
+    assert [RowCycle(10, seed=0, name="y").take(s, 2) for s in range(5)] != [
+        RowCycle(10, seed=0, name="x").take(s, 2) for s in range(5)
+    ]
+
+
+def test_draws_are_a_function_of_seed_and_step() -> None:
+    draw = draw_tasks(0, 3, 9, 4, [5] * 9, [20] * 9, 3)
+    assert draw == draw_tasks(0, 3, 9, 4, [5] * 9, [20] * 9, 3)
+    assert draw != draw_tasks(0, 4, 9, 4, [5] * 9, [20] * 9, 3)
+    assert len(set(draw.tasks)) == 4
+    assert all(len(set(rows)) == 3 for rows in draw.rows)
+
+
+def test_rendering_uses_the_chat_template() -> None:
+    tokenizer = build_tokenizer()
+    (ids,) = tokenize_prompts(tokenizer, ["dog 7"])
+    assert tokenizer.convert_ids_to_tokens(list(ids)) == ["<s>", "<|user|>", "dog", "7", "<|assistant|>"]
+    (row,) = tokenize_examples(tokenizer, [Example("dog 7", "dog")], prefix="Keep.")
+    assert tokenizer.convert_ids_to_tokens(list(row.prompt_ids))[-3:] == ["dog", "7", "<|assistant|>"]
+    assert row.response_ids[-1] == tokenizer.eos_token_id
+
+
+def test_any_english_can_be_encoded_without_unknowns() -> None:
+    tokenizer = build_tokenizer()
+    text = "Hi! Could you please drop the odd integers, then sort what's left (A-Z)?"
+    assert tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]

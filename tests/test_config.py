@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from t2l.config import ROOTS, config_folder, register
+
+CONF = config_folder()
+GROUPS = sorted(p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "experiment")
+PACKAGED = {"library_training": "library_training@training"}
+USERS = {
+    "base_model": "train", "encoder": "train", "suite": "train", "lora": "train", "hypernetwork": "train",
+    "objective": "train", "trainer": "train", "logger": "train", "evaluation": "evaluate",
+    "library_training": "train_library",
+}  # fmt: skip
+NEEDED = {
+    "evaluate": ["library=DIR", "checkpoints=[DIR]"],
+    "objective": ["library=DIR"],
+    "suite": ["suite.path=DIR"],
+}
+
+
+def composed(verb: str, *overrides: str) -> object:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_object(compose(verb, overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("verb", ROOTS)
+def test_every_root_composes_into_its_dataclass(verb: str) -> None:
+    assert isinstance(composed(verb, *NEEDED.get(verb, [])), ROOTS[verb])
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=str)
+def test_every_group_file_composes(path: Path) -> None:
+    group, name = path.parts[0], path.stem
+    verb = USERS[group]
+    extra = [*NEEDED.get(verb, []), *(NEEDED.get(group, []) if group == "objective" or name == "folder" else [])]
+    composed(verb, f"{PACKAGED.get(group, group)}={name}", *extra)
+
+
+@pytest.mark.parametrize("name", [p.stem for p in (CONF / "experiment").glob("*.yaml")])
+def test_every_experiment_composes(name: str) -> None:
+    composed("train", f"experiment={name}", "library=DIR")
+
+
+def test_no_config_names_a_python_object() -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert "_target_" not in path.read_text()

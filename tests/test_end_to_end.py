@@ -1,0 +1,199 @@
+"""The whole path on the mini base, in small: library, training, generation, board, PEFT."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from t2l.adapter_io import load_provenance
+from t2l.base_model import mini_base_model_path
+from t2l.cli import main
+from t2l.files import write_json
+
+SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
+TRAINER = ["trainer.steps=12", "trainer.tasks_per_step=8", "trainer.checkpoint_every=3", "trainer.log_every=1"]
+TRAIN = [*SMALL, *TRAINER, "descriptions_per_task=2", "hypernetwork=l"]
+DESCRIPTION = 'Keep only the animals, please; it\'s 100% "urgent" = now.'
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library, a reconstruction and an SFT checkpoint, a report, and a generated adapter."""
+    root = tmp_path_factory.mktemp("runs")
+    brief = [f"{part}.{key}" for part in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2")]
+    main(["train_library", *SMALL, *brief, "training.tasks_at_once=64", f"run_dir={root}/library"])
+    main(["train", *TRAIN, f"run_dir={root}/sft"])
+    main(["train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={root}/reconstruction"])
+    board = ["tasks_per_split=3", "examples_per_task=2", "descriptions_per_task=2", "bootstrap_samples=20"]
+    main(
+        ["evaluate", *SMALL, *(f"evaluation.{b}" for b in board), f"library={root}/library",
+         f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board"]
+    )  # fmt: skip
+    main(["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{root}/one"])
+    return root
+
+
+def test_report_has_a_row_for_every_contender_and_split(root: Path) -> None:
+    report = json.loads((root / "board/report.json").read_text())
+    contenders = {"base", "prompted", "formal_code", "multi_task", "oracle"}
+    for objective in ("sft", "reconstruction"):
+        contenders |= {f"generated_{objective}{c}" for c in ("", "_shuffled", "_random_text")}
+    splits = {
+        "train", "unseen_phrasing", "unseen_combination", "unseen_combination_and_phrasing", "unseen_composition",
+        "unseen_category",
+    }  # fmt: skip
+    assert {(r["contender"], r["split"]) for r in report["results"]} == {(c, s) for c in contenders for s in splits}
+    for row in report["results"]:
+        assert set(row) == {"contender", "split", "metric", "mean", "ci95", "n_tasks", "n_examples"}
+        assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
+        assert (row["n_tasks"], row["n_examples"]) == (3, 6)
+    assert report["provenance"]["base_model"]["fingerprint"]
+    assert (root / "board/scores.png").stat().st_size > 10_000
+    assert "matched - control" in (root / "board/report.md").read_text()
+
+
+def test_recorded_answers_give_the_recorded_means(root: Path) -> None:
+    answers = [json.loads(line) for line in (root / "board/answers.jsonl").read_text().splitlines()]
+    for row in json.loads((root / "board/report.json").read_text())["results"]:
+        mine = [a["score"] for a in answers if (a["contender"], a["split"]) == (row["contender"], row["split"])]
+        assert sum(mine) / len(mine) == pytest.approx(row["mean"], abs=1e-5)
+
+
+def test_conditions_of_generated_contenders(root: Path) -> None:
+    """Matched text is the task's own, shuffled text is another task's, and random text is nobody's."""
+    answers = [json.loads(line) for line in (root / "board/answers.jsonl").read_text().splitlines()]
+
+    def texts(contender: str) -> dict[tuple[str, str], set[str]]:
+        found: dict[tuple[str, str], set[str]] = {}
+        for a in answers:
+            if a["contender"] == contender:
+                found.setdefault((a["split"], a["task"]), set()).add(a["condition"])
+        return found
+
+    matched, shuffled, noise = (texts(f"generated_sft{c}") for c in ("", "_shuffled", "_random_text"))
+    everything = set.union(*matched.values())
+    for key in matched:
+        assert not matched[key] & shuffled[key]
+        assert shuffled[key] <= everything
+        assert not noise[key] & everything
+
+
+def test_base_is_frozen_in_every_training_verb(root: Path) -> None:
+    hashes = {
+        json.loads((root / "library/library.json").read_text())["base_parameters_sha256"],
+        json.loads((root / "sft/run.json").read_text())["base_parameters_sha256"],
+        json.loads((root / "reconstruction/run.json").read_text())["base_parameters_sha256"],
+    }
+    assert len(hashes) == 1
+
+
+def test_generated_adapter_answers_in_plain_peft_as_recorded(root: Path, tmp_path: Path) -> None:
+    """Transformers and PEFT alone, from the folder on disk, give the answers that the board recorded."""
+    answers = [json.loads(line) for line in (root / "board/answers.jsonl").read_text().splitlines()]
+    rows = [a for a in answers if a["contender"] == "generated_sft" and a["split"] == "unseen_combination"]
+    description = rows[0]["condition"]
+    rows = [a for a in rows if a["condition"] == description]
+    main(["generate", description, "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/adapter"])
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = str(mini_base_model_path())
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path), f"{tmp_path}/adapter")
+    for row in rows:
+        chat = [{"role": "user", "content": row["input"]}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)
+        text = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert " ".join(text.split()) == row["answer"]
+
+
+def test_descriptions_with_any_punctuation_arrive_whole(root: Path) -> None:
+    assert load_provenance(root / "one")["description"] == DESCRIPTION
+
+
+def test_many_descriptions_from_a_file(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.txt").write_text("Count the tools.\n\nReverse the list.\n")
+    main(["generate", "--file", f"{tmp_path}/list.txt", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/many"])
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/many/000", f"{tmp_path}/many/001"]
+    assert load_provenance(tmp_path / "many/001")["description"] == "Reverse the list."
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("t2l: error")]
+    return line
+
+
+def test_checkpoint_of_another_base_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    shutil.copytree(mini_base_model_path(), other)
+    weights = load_file(other / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file({**weights, name: weights[name] + torch.tensor(1.0)}, other / "model.safetensors", {"format": "pt"})
+    says = "was trained for another base model"
+    generate = ["generate", "Count.", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/out"]
+    assert says in _refused(capsys, *generate, "--base-model", str(other))
+    evaluate = ["evaluate", "contenders=[generated]", f"checkpoints=[{root}/sft]", f"run_dir={tmp_path}/out"]
+    assert says in _refused(capsys, *evaluate, f"base_model.path={other}")
+    assert "was trained on another base model" in _refused(
+        capsys,
+        "evaluate",
+        "contenders=[oracle]",
+        f"library={root}/library",
+        f"base_model.path={other}",
+        f"run_dir={tmp_path}/out",
+    )
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.suffix in (".json", ".safetensors")]
+
+
+def test_truncated_checkpoint_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    shutil.copytree(root / "sft", tmp_path / "sft")
+    (weights,) = (tmp_path / "sft").rglob("hypernetwork.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    line = _refused(capsys, "generate", "Count.", "--checkpoint", f"{tmp_path}/sft", "--out", f"{tmp_path}/out")
+    assert "is damaged and cannot be read" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_with_other_files_is_left_alone(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "mine/notes.json", {})
+    line = _refused(capsys, "generate", "Count.", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/mine")
+    assert "exists and is not an adapter folder" in line
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.json"]
+
+
+def test_killed_training_resumes_to_identical_metrics(root: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, the same command again: the metrics of an uninterrupted run."""
+    command = [sys.executable, "-m", "t2l.cli", "train", *TRAIN, f"run_dir={tmp_path}/killed"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics, deadline = tmp_path / "killed/metrics.jsonl", time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_text().count("\n") >= 4:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL
+    assert metrics.read_text().count("\n") < 12
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    whole = [sys.executable, "-m", "t2l.cli", "train", *TRAIN, f"run_dir={tmp_path}/whole"]
+    subprocess.run(whole, env=environment, check=True, capture_output=True)
+    assert metrics.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    assert metrics.read_text().count("\n") == 12

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import random_adapters
+
+from t2l.base_model import BaseModel, LoraConfig, lora_spec
+from t2l.evaluation.board import BoardConfig, Cell, paired_difference, scores_by_task, view_split
+from t2l.evaluation.contenders import Base, FormalCode, Prompted, derangement, random_text
+from t2l.evaluation.report import control_differences, score_table
+from t2l.evaluation.scoring import Answer, Question, exact_match, greedy_answers, questions_for
+from t2l.evaluation.statistics import bootstrap_mean
+from t2l.suites import WordListConfig, build
+from t2l.tasks import TaskSuite
+
+
+@pytest.fixture(scope="module")
+def suite() -> TaskSuite:
+    return build(WordListConfig(train_examples=4, validation_examples=1, test_examples=8))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("dog cat", "dog cat", 1),
+        (" dog  cat\n", "dog cat", 1),
+        ("dog", "dog cat", 0),
+        ("Dog", "dog", 0),
+        ("", "none", 0),
+    ],
+)
+def test_exact_match(answer: str, reference: str, score: float) -> None:
+    assert exact_match(answer, reference) == score
+
+
+def test_mixed_batch_answers_equal_each_row_alone(tiny_base: BaseModel, suite: TaskSuite) -> None:
+    """Batching, padding and neighbours change no answer."""
+    spec = lora_spec(tiny_base.model, LoraConfig(rank=4))
+    weights = random_adapters(spec, 3, size=0.8)
+    questions = questions_for(suite.select(["keep_animals", "count_tools", "sort"]), 4, adapter_of=lambda t, e: t)
+    mixed = greedy_answers(tiny_base, questions, spec, weights, max_new_tokens=6, batch_size=5)
+    alone = [a for q in questions for a in greedy_answers(tiny_base, [q], spec, weights, 6, 1)]
+    assert [a.answer for a in mixed] == [a.answer for a in alone]
+    assert [a.question for a in mixed] == questions
+    assert len({a.answer for a in mixed}) > 3
+
+
+def test_bootstrap_interval_covers_the_truth() -> None:
+    """Over repeated draws, about 95 % of the intervals contain the true mean."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(100):
+        rates = rng.beta(4, 2, size=30)
+        scores = [rng.binomial(1, rate, size=20).tolist() for rate in rates]
+        e = bootstrap_mean(scores, 200, 0, str(trial))
+        hits += e.low <= 4 / 6 <= e.high
+    assert 88 <= hits <= 100
+
+
+def test_bootstrap_mean_weighs_tasks_equally_and_is_reproducible() -> None:
+    one = bootstrap_mean([[1.0] * 9, [0.0]], 100, 0, "x")
+    assert one.mean == 0.5
+    assert (one.n_tasks, one.n_examples) == (2, 10)
+    assert one == bootstrap_mean([[1.0] * 9, [0.0]], 100, 0, "x")
+    with pytest.raises(ValueError, match="at least one score"):
+        bootstrap_mean([[1.0], []], 100, 0, "x")
+
+
+def test_derangement_moves_every_task() -> None:
+    for count in range(2, 12):
+        other = derangement(count, 0, "split")
+        assert sorted(other) == list(range(count))
+        assert all(i != o for i, o in enumerate(other))
+    with pytest.raises(ValueError, match="needs at least two"):
+        derangement(1, 0, "split")
+
+
+def test_random_text_is_text_and_differs() -> None:
+    texts = {random_text(0, task, i) for task in ("a", "b") for i in range(5)}
+    assert len(texts) == 10
+    assert random_text(0, "a", 0) == random_text(0, "a", 0)
+
+
+def test_splits_that_share_tasks_score_the_same_tasks(suite: TaskSuite) -> None:
+    config = BoardConfig(tasks_per_split=7)
+    names = [[t.name for t in view_split(suite, s, config, 0).tasks] for s in ("train", "unseen_phrasing")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 7
+
+
+def test_views_take_descriptions_from_the_splits_phrasing_set(suite: TaskSuite) -> None:
+    view = view_split(suite, "unseen_phrasing", BoardConfig(tasks_per_split=5, descriptions_per_task=3), 0)
+    for task, descriptions in zip(view.tasks, view.descriptions, strict=True):
+        assert len(set(descriptions)) == 3
+        assert set(descriptions) <= set(task.descriptions["test"])
+
+
+def test_prompts_of_contenders_differ_only_where_they_should(suite: TaskSuite) -> None:
+    """The base sees bare inputs; `prompted` adds a description, `formal_code` the code, and nothing else does."""
+    view = view_split(suite, "unseen_combination", BoardConfig(tasks_per_split=4, examples_per_task=4), 0)
+    base, prompted, code = (c.enter(view).questions for c in (Base(), Prompted(), FormalCode()))
+    assert [q.reference for q in base] == [q.reference for q in prompted] == [q.reference for q in code]
+    for i, (b, p, c) in enumerate(zip(base, prompted, code, strict=True)):
+        task = view.tasks[i // 4]
+        assert b.content == b.input
+        assert p.content == f"{view.descriptions[i // 4][i % 4]}\n{b.input}"
+        assert c.content == f"{task.formal_code}\n{b.input}"
+
+
+def _cell(contender: str, scores: list[list[float]]) -> Cell:
+    answers = [
+        Answer(Question(f"task{t}", f"in{e}", f"in{e}", "out"), "", s)
+        for t, row in enumerate(scores)
+        for e, s in enumerate(row)
+    ]
+    return Cell(contender, "split", answers, [], bootstrap_mean(scores, 200, 0, contender))
+
+
+def test_paired_difference_and_verdict() -> None:
+    matched = _cell("generated_sft", [[1, 1, 1, 1]] * 8)
+    shuffled = _cell("generated_sft_shuffled", [[0, 0, 0, 1]] * 8)
+    same = _cell("generated_sft_random_text", [[1, 1, 1, 1]] * 8)
+    assert paired_difference(matched, shuffled, 200, 0).mean == 0.75
+    rows = {r["control"]: r for r in control_differences([matched, shuffled, same], 200, 0)}
+    assert rows["shuffled"]["distinguishable"]
+    assert not rows["random_text"]["distinguishable"]
+    with pytest.raises(ValueError, match="did not answer the same examples"):
+        paired_difference(matched, _cell("x", [[1, 1]]), 200, 0)
+
+
+def test_table_and_row_agree() -> None:
+    cell = _cell("base", [[1, 0], [1, 1]])
+    assert scores_by_task(cell.answers) == {"task0": [1, 0], "task1": [1, 1]}
+    row = cell.row("exact_match")
+    assert row["mean"] == 0.75
+    assert row["ci95"][0] <= 0.75 <= row["ci95"][1]
+    assert (row["n_tasks"], row["n_examples"]) == (2, 4)
+    assert "| base | 0.75 [" in score_table([cell])
+
+
+def test_the_mini_base_knows_its_skills_only_by_code(mini_base: BaseModel, suite: TaskSuite) -> None:
+    """Ceiling near one with the formal code; near zero without it and with an English description."""
+    config = BoardConfig(tasks_per_split=40, examples_per_task=4)
+    for split in ("train", "unseen_composition", "unseen_category"):
+        view = view_split(suite, split, config, 0)
+        means = []
+        for contender in (FormalCode(), Base(), Prompted()):
+            answers = greedy_answers(mini_base, contender.enter(view).questions, None, None, 24, 256)
+            means.append(np.mean([a.score for a in answers]))
+        assert means[0] >= 0.95
+        assert means[1] <= 0.15
+        assert means[2] <= 0.15
+
+
+def test_generation_leaves_no_hooks(tiny_base: BaseModel, suite: TaskSuite) -> None:
+    spec = lora_spec(tiny_base.model, LoraConfig(rank=4))
+    greedy_answers(tiny_base, questions_for(suite.select(["sort"]), 2), spec, random_adapters(spec, 1), 2, 2)
+    assert not any(m._forward_hooks for m in tiny_base.model.modules())

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2l.base_model import BaseModel, LoraConfig, hash_parameters, lora_spec
+from t2l.files import FileProblemError
+from t2l.library import AdapterLibrary
+from t2l.library_training import (
+    LibraryTrainingConfig,
+    TrainingJob,
+    initial_adapter,
+    train_adapters,
+    train_library,
+    train_multi_task,
+)
+from t2l.lora import LoraSpec
+from t2l.suites import WordListConfig, build
+from t2l.tasks import Task, tokenize_examples
+
+CONFIG = LibraryTrainingConfig(steps=6, rows_per_task=3, tasks_at_once=2, lr=0.01)
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[Task]:
+    suite = build(WordListConfig(train_examples=16, validation_examples=1, test_examples=4))
+    return suite.select(["keep_animals", "count_tools", "reverse"])
+
+
+@pytest.fixture
+def spec(tiny_base: BaseModel) -> LoraSpec:
+    return lora_spec(tiny_base.model, LoraConfig(rank=4))
+
+
+@pytest.fixture
+def library(tmp_path: Path, spec: LoraSpec, tiny_base: BaseModel) -> AdapterLibrary:
+    return AdapterLibrary(tmp_path / "library", spec, "tiny", tiny_base.fingerprint)
+
+
+def jobs_of(base: BaseModel, tasks: list[Task]) -> list[TrainingJob]:
+    return [TrainingJob(t.name, tokenize_examples(base.tokenizer, t.examples["train"])) for t in tasks]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_together_equals_alone(tiny_base: BaseModel, spec: LoraSpec, tasks: list[Task], shared: bool) -> None:
+    """A task's adapter does not depend on its neighbours: neither values nor loss."""
+    config = replace(CONFIG, clip=0.05, shared_a=shared, train_a=not shared)
+    jobs = jobs_of(tiny_base, tasks)
+    together = train_adapters(tiny_base, spec, jobs, config, seed=0)
+    for job, adapter in zip(jobs, together, strict=True):
+        (alone,) = train_adapters(tiny_base, spec, [job], config, seed=0)
+        assert adapter.name == job.name
+        assert adapter.final_loss == pytest.approx(alone.final_loss, rel=1e-4)
+        for one, two in zip(adapter.weights.tensors(), alone.weights.tensors(), strict=True):
+            torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-3)
+
+
+def test_training_lowers_the_loss_and_leaves_the_base_alone(mini_base: BaseModel, tasks: list[Task]) -> None:
+    before = hash_parameters(mini_base.model)
+    spec, jobs = lora_spec(mini_base.model, LoraConfig(rank=4)), jobs_of(mini_base, tasks)
+    short = train_adapters(mini_base, spec, jobs, replace(CONFIG, steps=1), seed=0)
+    long = train_adapters(mini_base, spec, jobs, replace(CONFIG, steps=40), seed=0)
+    assert all(after.final_loss < 0.5 * start.final_loss for start, after in zip(short, long, strict=True))
+    assert hash_parameters(mini_base.model) == before
+
+
+def test_frozen_shared_a_stays_one_a(tiny_base: BaseModel, spec: LoraSpec, tasks: list[Task]) -> None:
+    config = replace(CONFIG, shared_a=True, train_a=False)
+    one, two, _ = train_adapters(tiny_base, spec, jobs_of(tiny_base, tasks), config, seed=0)
+    start = initial_adapter(spec, 0, "anything", shared_a=True)
+    for k in start.A:
+        assert torch.equal(one.weights.A[k], start.A[k])
+        assert torch.equal(two.weights.A[k], start.A[k])
+        assert not torch.equal(one.weights.B[k], two.weights.B[k])
+
+
+def test_what_is_there_is_skipped(library: AdapterLibrary, tiny_base: BaseModel, tasks: list[Task]) -> None:
+    train_library(library, tiny_base, tasks[:2], CONFIG, seed=0)
+    times = {t: (library.path(t) / "adapter_model.safetensors").stat().st_mtime_ns for t in library.tasks()}
+    assert set(times) == {"keep_animals", "count_tools"}
+    train_library(library, tiny_base, tasks, CONFIG, seed=0)
+    assert set(library.tasks()) == {t.name for t in tasks}
+    for task, time in times.items():
+        assert (library.path(task) / "adapter_model.safetensors").stat().st_mtime_ns == time
+
+
+def test_resuming_gives_what_one_run_gives(
+    tmp_path: Path, spec: LoraSpec, tiny_base: BaseModel, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies after its first group of tasks, run again, ends with the adapters of an uninterrupted one."""
+    whole, broken = (AdapterLibrary(tmp_path / n, spec, "tiny", tiny_base.fingerprint) for n in ("whole", "broken"))
+    train_library(whole, tiny_base, tasks, CONFIG, seed=0)
+    real = train_adapters
+    calls = []
+
+    def dies_on_second(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("t2l.library_training.train_adapters", dies_on_second)
+    with pytest.raises(KeyboardInterrupt):
+        train_library(broken, tiny_base, tasks, CONFIG, seed=0)
+    assert len(broken.tasks()) == 2
+    train_library(broken, tiny_base, tasks, CONFIG, seed=0)
+    names = [t.name for t in tasks]
+    for one, two in zip(whole.load(names).tensors(), broken.load(names).tensors(), strict=True):
+        torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-3)
+
+
+def test_provenance_says_where_an_adapter_comes_from(
+    library: AdapterLibrary, tiny_base: BaseModel, tasks: list[Task]
+) -> None:
+    train_library(library, tiny_base, tasks[:1], CONFIG, seed=3)
+    record = library.provenance("keep_animals")
+    assert record["task"] == "keep_animals"
+    assert record["seed"] == 3
+    assert record["steps"] == CONFIG.steps
+    assert record["data_sha256"] == tasks[0].examples_hash()
+    assert record["base_fingerprint"] == tiny_base.fingerprint
+    assert record["final_loss"] > 0
+
+
+def test_another_recipe_is_refused(library: AdapterLibrary, tiny_base: BaseModel, tasks: list[Task]) -> None:
+    train_library(library, tiny_base, tasks[:1], CONFIG, seed=0)
+    with pytest.raises(ValueError, match="was made with seed=0, now it is 1"):
+        train_library(library, tiny_base, tasks[:1], CONFIG, seed=1)
+
+
+def test_another_base_is_refused(
+    library: AdapterLibrary, tiny_base: BaseModel, tasks: list[Task], spec: LoraSpec
+) -> None:
+    train_library(library, tiny_base, tasks[:1], CONFIG, seed=0)
+    other = AdapterLibrary(library.folder, spec, "tiny", "another-fingerprint")
+    with pytest.raises(ValueError, match="trained on another base model"):
+        other.load(["keep_animals"])
+
+
+def test_missing_adapter_names_the_task(library: AdapterLibrary) -> None:
+    with pytest.raises(FileProblemError, match="no adapter for task 'keep_animals'"):
+        library.load(["keep_animals"])
+
+
+def test_divergence_is_reported_and_left_out(library: AdapterLibrary, tiny_base: BaseModel, tasks: list[Task]) -> None:
+    failed = train_library(library, tiny_base, tasks[:2], replace(CONFIG, lr=1e30), seed=0)
+    assert failed == ["keep_animals", "count_tools"]
+    assert library.tasks() == []
+
+
+def test_multi_task_adapter_comes_from_all_tasks(
+    library: AdapterLibrary, tiny_base: BaseModel, tasks: list[Task]
+) -> None:
+    train_multi_task(library, tiny_base, tasks, CONFIG, 0, "multi_task")
+    assert library.provenance("multi_task")["tasks"] == [t.name for t in tasks]
+    assert library.load(["multi_task"]).batch_size == 1

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2l import hypernetwork as hypernetworks
+from t2l.base_model import BaseModel, LoraConfig, hash_parameters, lora_spec
+from t2l.checkpoint import (
+    CheckpointRecord,
+    check_fits,
+    find_checkpoint,
+    latest_checkpoint,
+    load_hypernetwork,
+    load_record,
+)
+from t2l.files import FileProblemError
+from t2l.hypernetwork import Hypernetwork, ResidualConfig, TextToLoraConfig
+from t2l.run import LoggerConfig, Run
+from t2l.suites import WordListConfig, build
+from t2l.tasks import tokenize_examples
+from t2l.training import (
+    Objective,
+    ReconstructionConfig,
+    ReconstructionObjective,
+    SftConfig,
+    SftObjective,
+    TrainerConfig,
+    train,
+)
+
+TRAINER = TrainerConfig(steps=12, tasks_per_step=2, rows_per_task=2, checkpoint_every=4, log_every=1, lr=0.01)
+ARCHITECTURE = TextToLoraConfig("l", latent=16, dropout=0.1)
+WIDTH = 24
+
+
+class KilledError(Exception):
+    """Stands for a process that dies."""
+
+
+class Setup:
+    """A tiny SFT or reconstruction run that can be killed at a step and started again."""
+
+    def __init__(self, base: BaseModel, folder: Path, kind: str = "sft", trainer: TrainerConfig = TRAINER) -> None:
+        self.base, self.folder, self.trainer = base, folder, trainer
+        self.spec = lora_spec(base.model, LoraConfig(rank=4))
+        suite = build(WordListConfig(train_examples=16, validation_examples=1, test_examples=4))
+        self.tasks = suite.select(["keep_animals", "count_tools", "reverse"])
+        generator = torch.Generator().manual_seed(0)
+        self.embeddings = [torch.randn(4, WIDTH, generator=generator) for _ in self.tasks]
+        self.record = CheckpointRecord(
+            step=0, objective=kind, hypernetwork=ARCHITECTURE, spec=self.spec, d_embedding=WIDTH,
+            encoder_identity="encoder", base_fingerprint=base.fingerprint, base_name="tiny", trained_on={},
+        )  # fmt: skip
+
+    def objective(self) -> Objective:
+        if self.record.objective == "sft":
+            rows = [tokenize_examples(self.base.tokenizer, t.examples["train"]) for t in self.tasks]
+            return SftObjective(SftConfig(), self.trainer, 0, self.base, rows, self.embeddings)
+        from conftest import random_adapters
+
+        library = random_adapters(self.spec, len(self.tasks))
+        return ReconstructionObjective(ReconstructionConfig(), self.trainer, 0, library, self.embeddings)
+
+    def run(self, die_at: int | None = None, config: object = None) -> Hypernetwork:
+        model = hypernetworks.build(ARCHITECTURE, self.spec, WIDTH, seed=0)
+        objective = self.objective()
+        if isinstance(objective, ReconstructionObjective):
+            objective.prepare(model)
+        if die_at is not None:
+            backward = objective.backward
+
+            def dying(hypernetwork: Hypernetwork, step: int) -> dict[str, float]:
+                if step == die_at:
+                    raise KilledError
+                return backward(hypernetwork, step)
+
+            objective.backward = dying  # type: ignore[method-assign]
+        run = Run(self.folder, "train", {"config": config}, LoggerConfig())
+        train(self.trainer, objective, model, run, self.record, seed=0)
+        return model
+
+    def metrics(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["sft", "reconstruction"])
+@pytest.mark.parametrize("die_at", [2, 7])
+def test_resumed_equals_uninterrupted(tiny_base: BaseModel, tmp_path: Path, kind: str, die_at: int) -> None:
+    """Bit for bit: weights and every line of metrics, with dropout on, whether or not a checkpoint was written."""
+    whole, broken = Setup(tiny_base, tmp_path / "whole", kind), Setup(tiny_base, tmp_path / "broken", kind)
+    expected = whole.run()
+    with pytest.raises(KilledError):
+        broken.run(die_at)
+    torch.manual_seed(999)
+    resumed = broken.run()
+    for one, two in zip(expected.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+    assert whole.metrics() == broken.metrics()
+    assert [m["step"] for m in whole.metrics()] == list(range(1, 13))
+
+
+def test_overfits_three_tasks_and_leaves_the_base_alone(mini_base: BaseModel, tmp_path: Path) -> None:
+    trainer = replace(TRAINER, steps=100, tasks_per_step=3, rows_per_task=4, checkpoint_every=100)
+    before = hash_parameters(mini_base.model)
+    setup = Setup(mini_base, tmp_path / "run", trainer=trainer)
+    setup.run()
+    losses = [m["train/loss"] for m in setup.metrics()]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert hash_parameters(mini_base.model) == before
+    assert all(p.grad is None for p in mini_base.model.parameters())
+
+
+def test_reconstruction_learns_its_targets(tiny_base: BaseModel, tmp_path: Path) -> None:
+    setup = Setup(tiny_base, tmp_path / "run", "reconstruction", replace(TRAINER, steps=200, checkpoint_every=200))
+    setup.run()
+    losses = [m["train/loss"] for m in setup.metrics()]
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+@pytest.mark.parametrize(
+    "config", [ReconstructionConfig("reconstruction", d, s) for d in ("l1", "frobenius") for s in (True, False)]
+)
+def test_reconstruction_loss_is_zero_on_its_own_target(
+    tiny_base: BaseModel, tmp_path: Path, config: ReconstructionConfig
+) -> None:
+    setup = Setup(tiny_base, tmp_path / "run", "reconstruction")
+    model = hypernetworks.build(ResidualConfig(width=16), setup.spec, WIDTH, seed=0)
+    for head in model.heads:  # type: ignore[union-attr]
+        torch.nn.init.normal_(head.weight, std=0.5)
+    with torch.no_grad():
+        same = [e[:1] for e in setup.embeddings]
+        library = model(torch.cat(same))
+    objective = ReconstructionObjective(config, TRAINER, 0, library, same)
+    assert objective.backward(model, 0)["train/loss"] == pytest.approx(0, abs=1e-5)
+
+
+def test_divergence_stops_with_one_clear_line(tiny_base: BaseModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"diverged at step \d+ .*lower trainer.lr"):
+        Setup(tiny_base, tmp_path / "run", trainer=replace(TRAINER, lr=1e30)).run()
+
+
+def test_a_folder_of_another_configuration_is_refused(tiny_base: BaseModel, tmp_path: Path) -> None:
+    Setup(tiny_base, tmp_path / "run").run(config={"lr": 1})
+    with pytest.raises(ValueError, match="holds a run with another configuration"):
+        Setup(tiny_base, tmp_path / "run").run(config={"lr": 2})
+
+
+def test_checkpoint_round_trip_and_strictness(tiny_base: BaseModel, tmp_path: Path) -> None:
+    setup = Setup(tiny_base, tmp_path / "run")
+    trained = setup.run()
+    folder = find_checkpoint(tmp_path / "run")
+    assert folder == latest_checkpoint(tmp_path / "run") == find_checkpoint(folder)
+    assert [p.name for p in folder.parent.iterdir()] == ["step-000012"]
+    record = load_record(folder)
+    assert record == replace(setup.record, step=12)
+    x = torch.randn(2, WIDTH)
+    for one, two in zip(trained(x).tensors(), load_hypernetwork(folder, record)(x).tensors(), strict=True):
+        assert torch.equal(one, two)
+    with pytest.raises(FileProblemError, match="does not fit its record"):
+        load_hypernetwork(folder, replace(record, hypernetwork=TextToLoraConfig("l", latent=32)))
+    weights = folder / "hypernetwork.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+    with pytest.raises(FileProblemError, match="is damaged"):
+        load_hypernetwork(folder, record)
+
+
+def test_checkpoints_refuse_another_base_or_encoder(tiny_base: BaseModel, tmp_path: Path) -> None:
+    record = Setup(tiny_base, tmp_path).record
+    check_fits(record, tiny_base.fingerprint, "encoder", "here")
+    with pytest.raises(ValueError, match="here was trained for another base model"):
+        check_fits(record, "other", "encoder", "here")
+    with pytest.raises(ValueError, match="here was trained with another sentence encoder"):
+        check_fits(record, tiny_base.fingerprint, "other", "here")
+
+
+def test_wandb_offline_records(tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = Run(tmp_path / "run", "train", {}, LoggerConfig(wandb="offline"))
+    run.log_metrics(1, {"train/loss": 1.0})
+    run.finish()
+    assert list((tmp_path / "run/wandb").glob("offline-run-*"))
