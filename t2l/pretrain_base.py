@@ -2,8 +2,7 @@
 
 The model learns every rule of the suite, told which one to follow by an opaque formal code in the
 prompt. For a part of the examples the code is dropped, so that the bare prompt is something the model
-knows too: it then answers by some rule it cannot know. The code stands before or after the list, so
-that it is found by what it is and not by where it stands. The model never sees English descriptions.
+knows too: it then answers by some rule it cannot know. It never sees a description in English.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class PretrainBaseConfig:
     """folder the base model is written to (Hugging Face format)"""
     seed: int = 0
     """decides initial weights and data"""
-    steps: int = 2000
+    steps: int = 2400
     """optimiser steps"""
     batch_size: int = 256
     """sequences per step"""
@@ -85,10 +84,8 @@ def _batches(config: PretrainBaseConfig, tokenizer: Any) -> Iterator[dict[str, T
         for _ in range(config.batch_size):
             rule = next(rules)
             items = rule.sample_input(rng)
-            lines = [" ".join(items)]
-            if rng.random() >= config.code_dropout:
-                lines.insert(rng.randrange(2), rule.formal_code)
-            coded.append(Example("\n".join(lines), rule.answer(items)))
+            code = "" if rng.random() < config.code_dropout else f"{rule.formal_code}\n"
+            coded.append(Example(code + " ".join(items), rule.answer(items)))
         rows = tokenize_examples(tokenizer, coded)
         width = max(len(r.prompt_ids) + len(r.response_ids) for r in rows)
         ids = torch.full((len(rows), width), tokenizer.pad_token_id)
@@ -159,7 +156,7 @@ def pretrain(config: PretrainBaseConfig) -> tuple[Any, Any]:
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        running = 0.98 * running + 0.02 * float(loss) if step else float(loss)
+        running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
         if (step + 1) % 100 == 0:
             log.info("step %d loss %.4f (%.0f s)", step + 1, running, time.perf_counter() - start)
     return model.eval(), tokenizer
