@@ -140,11 +140,23 @@ def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
     hydra.main(config_path=str(config_folder()), config_name=verb, version_base="1.3")(job)()
 
 
-def _guarded(verb: str, settings: Any) -> None:
-    """Runs a verb; a ValueError becomes one line and exit code 2."""
+def _quiet_libraries() -> None:
+    """Keeps other libraries' notices and loading bars out of the way of t2l's own progress."""
+    import logging
     import os
 
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("bitsandbytes", "sentence_transformers", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _guarded(verb: str, settings: Any) -> None:
+    """Runs a verb; a ValueError becomes one line and exit code 2."""
+    _quiet_libraries()
     try:
         if verb == "quickstart":
             from t2l.quickstart import quickstart
@@ -177,6 +189,7 @@ def _generate(rest: Sequence[str]) -> None:
     config.base_model = parsed.base or config.base_model
     from t2l.verbs import generate
 
+    _quiet_libraries()
     try:
         folders = generate(
             config, [w for w in parsed.words if not _is_override(w)], Path(parsed.file) if parsed.file else None

@@ -242,6 +242,148 @@ SECOND_OBJECTS: tuple[str, ...] = (
 )  # fmt: skip
 
 
+VERB_PATTERNS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "keep": (
+        (
+            "keep|retain|preserve|select|choose|pick|extract|list|show|return|output|give|report|write|print",
+            (
+                "only the {p}", "just the {p}", "the {p} and nothing else", "the {p} alone", "nothing but the {p}",
+                "every {s}", "all the {p}", "each {s} in the list", "the {p} of the list",
+            ),
+        ),
+    ),
+    "drop": (
+        (
+            "remove|drop|delete|discard|exclude|omit|eliminate|erase|cut|skip|leave out|take out",
+            (
+                "the {p}", "every {s}", "all the {p}", "any {s}", "each {s} from the list", "the {p} from the list",
+                "the {p} and keep the rest", "whatever is {a}",
+            ),
+        ),
+    ),
+    "count": (
+        (
+            "say|tell me|report|state|give|write|output|answer with",
+            ("how many {p} there are", "the number of {p}", "how many of the items are {p}", "the count of {p}",
+             "how many {p} appear", "how many {p} the list contains"),
+        ),
+        ("count|tally|add up|total", ("the {p}", "every {s}", "all the {p}", "the {p} in the list")),
+    ),
+    "first": (
+        (
+            "give|return|find|name|pick|output|select|write|report|show|choose|identify|extract",
+            ("the first {s}", "the {s} that comes first", "the first {s} in the list", "only the first {s}",
+             "the very first {s}", "the earliest {s}", "the leading {s}"),
+        ),
+    ),
+    "last": (
+        (
+            "give|return|find|name|pick|output|select|write|report|show|choose|identify|extract",
+            ("the last {s}", "the {s} that comes last", "the last {s} in the list", "only the last {s}",
+             "the very last {s}", "the final {s}", "the closing {s}"),
+        ),
+    ),
+    "any": (
+        (
+            "say|tell me|check|decide|determine|report|find out|verify|test",
+            ("whether there is any {s}", "whether the list contains {a}", "if there are any {p}", "if {a} is present",
+             "whether at least one {s} appears", "whether any item is {a}", "if one of the items is {a}"),
+        ),
+    ),
+    "front": (
+        (
+            "move|bring|shift|send|push|pull|carry",
+            ("the {p} to the front", "all the {p} to the start", "every {s} to the beginning of the list",
+             "the {p} to the head of the list", "each {s} to the front and keep the order otherwise"),
+        ),
+        (
+            "put|place|list|write|set",
+            ("the {p} first", "all the {p} at the front", "the {p} at the beginning",
+             "every {s} before the other items", "the {p} ahead of everything else"),
+        ),
+    ),
+    "back": (
+        (
+            "move|bring|shift|send|push|pull|carry",
+            ("the {p} to the end", "all the {p} to the back", "every {s} to the end of the list",
+             "the {p} to the tail of the list", "each {s} to the end and keep the order otherwise"),
+        ),
+        (
+            "put|place|list|write|set",
+            ("the {p} last", "all the {p} at the end", "the {p} at the back", "every {s} after the other items",
+             "the {p} behind everything else"),
+        ),
+    ),
+    "mask": (
+        ("replace|exchange|overwrite", ("every {s} with an underscore", "the {p} with underscores", "each {s} with _")),
+        (
+            "mask|hide|cover|blank out|conceal|censor",
+            ("the {p} with underscores", "every {s} with an underscore", "each {s} using _", "all the {p}"),
+        ),
+        ("turn|change|convert", ("every {s} into an underscore", "the {p} into underscores", "each {s} into _")),
+        (
+            "put|write|place|insert",
+            ("an underscore in place of each {s}", "an underscore for every {s}", "underscores instead of the {p}",
+             "_ where the {p} stand"),
+        ),
+    ),
+    "double": (
+        (
+            "repeat|write|list|say|show|print|output|give",
+            ("every {s} twice", "each {s} two times", "all the {p} twice", "the {p} twice in a row",
+             "each {s} twice and the other items once"),
+        ),
+        (
+            "double|duplicate|copy|clone|replicate",
+            ("the {p}", "every {s}", "each {s} in place", "all the {p}", "each {s} right after itself"),
+        ),
+    ),
+    "reverse": (
+        ("reverse|flip|invert", ("{o}", "the order of {o}")),
+        (
+            "write|read|print|give|output",
+            ("{o} backwards", "{o} in reverse order", "{o} from last to first", "{o} from the end to the start"),
+        ),
+    ),
+    "sort": (
+        (
+            "sort|order|arrange|rank|organise",
+            ("{o} alphabetically", "{o} in alphabetical order", "{o} from A to Z", "{o} in ascending order",
+             "{o} alphabetically with numbers first"),
+        ),
+    ),
+    "rotate": (
+        (
+            "move|shift|send|bring|carry",
+            ("the first item of {o} to the end", "the opening item of {o} to the back",
+             "the item at the front of {o} to the last place"),
+        ),
+        ("rotate|cycle", ("{o} by one place", "{o} one step to the left")),
+    ),
+    "trim_first": (
+        (
+            "remove|drop|delete|discard|omit|leave out|skip|cut|strip",
+            ("the first item of {o}", "the opening item of {o}", "the item that starts {o}",
+             "whatever comes first in {o}"),
+        ),
+    ),
+    "trim_last": (
+        (
+            "remove|drop|delete|discard|omit|leave out|skip|cut|strip",
+            ("the last item of {o}", "the final item of {o}", "the item that ends {o}", "whatever comes last in {o}"),
+        ),
+    ),
+}  # fmt: skip
+"""More clauses, as verbs that each go with every pattern beside them."""
+
+
+def clause_pool(step: str) -> tuple[str, ...]:
+    """Every clause there is for an operation, each once."""
+    written = {**ATTRIBUTE_CLAUSES, **LIST_CLAUSES}[step]
+    made = [f"{verb} {tail}" for verbs, tails in VERB_PATTERNS[step] for verb in verbs.split("|") for tail in tails]
+    return tuple(dict.fromkeys([*written, *made]))
+
+
 @dataclass(frozen=True)
 class Grammar:
     """One phrasing set: the clauses, whole sentences, frames and connectors it may use."""
@@ -264,10 +406,9 @@ def grammar(phrasing: str, seed: int) -> Grammar:
     """The grammar of a phrasing set. Raises ValueError for a set that there is not."""
     if phrasing not in PHRASINGS:
         raise ValueError(f"unknown phrasing set {phrasing!r}: choose from {', '.join(PHRASINGS)}")
-    pools = {**ATTRIBUTE_CLAUSES, **LIST_CLAUSES}
     return Grammar(
         phrasing,
-        clauses={step: _deal(pool, phrasing, seed, f"clauses:{step}") for step, pool in pools.items()},
+        clauses={step: _deal(clause_pool(step), phrasing, seed, f"clauses:{step}") for step in VERB_PATTERNS},
         whole={step: _deal(pool, phrasing, seed, f"whole:{step}") for step, pool in WHOLE_SENTENCES.items()},
         frames=_deal(FRAMES, phrasing, seed, "frames"),
         connectors=_deal(CONNECTORS, phrasing, seed, "connectors"),
