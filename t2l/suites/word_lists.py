@@ -142,7 +142,7 @@ class WordListConfig:
     """which source of tasks this is; fixed"""
     seed: int = 0
     """decides splits, descriptions and examples"""
-    train_examples: int = 128
+    train_examples: int = 256
     """examples per task for training"""
     validation_examples: int = 16
     """examples per task for choosing hyperparameters"""
