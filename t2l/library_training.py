@@ -143,6 +143,15 @@ def train_adapters(
     return [TrainedAdapter(j.name, trained[i], final[i]) for i, j in enumerate(jobs)]
 
 
+def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig) -> TrainingJob:
+    rows = tokenize_examples(base.tokenizer, task.examples["train"], max_length=config.max_length)
+    return TrainingJob(task.name, rows)
+
+
+def _longest(job: TrainingJob) -> int:
+    return max(len(r.prompt_ids) + len(r.response_ids) for r in job.rows)
+
+
 def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[str, Any]:
     # How many tasks share a pass does not change an adapter, so it is no part of its recipe.
     settings = {k: v for k, v in asdict(config).items() if k != "tasks_at_once"}
@@ -166,14 +175,12 @@ def train_library(
     diverged: list[str] = []
     with Progress() as progress:
         bar = progress.add_task("training adapters", total=len(tasks), completed=len(tasks) - len(missing))
+        jobs_of = {t.name: _job(base, t, config) for t in missing}
+        # Tasks of like length share a pass, so that little of it is padding.
+        missing.sort(key=lambda t: (_longest(jobs_of[t.name]), t.name))
         for i in range(0, len(missing), config.tasks_at_once):
             group = missing[i : i + config.tasks_at_once]
-            jobs = [
-                TrainingJob(
-                    t.name, tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.max_length)
-                )
-                for t in group
-            ]
+            jobs = [jobs_of.pop(t.name) for t in group]
             for task, adapter in zip(group, train_adapters(base, library.spec, jobs, config, seed), strict=True):
                 if adapter.diverged:
                     log.warning("task %s diverged (loss %s): left out of the library", task.name, adapter.final_loss)

@@ -232,8 +232,19 @@ def _provenance(config: EvaluateConfig, base: BaseModel, suite: TaskSuite) -> di
         "base_model": {"name": base.name, "fingerprint": base.fingerprint},
         "suite": {"name": suite.name, "sha256": suite.content_hash(), **suite.provenance},
         "splits": {name: {"tasks": len(s.tasks), "phrasing": s.phrasing} for name, s in suite.splits.items()},
+        "library": read_json(Path(config.library) / LIBRARY_RECORD) if config.library else None,
+        "checkpoints": {c: _checkpoint_provenance(Path(c)) for c in config.checkpoints},
         "decoding": "greedy",
         "environment": environment(),
+    }
+
+
+def _checkpoint_provenance(checkpoint: Path) -> dict[str, Any]:
+    folder = find_checkpoint(checkpoint)
+    record = load_record(folder).to_json()
+    return {
+        k: record[k]
+        for k in ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on")
     }
 
 
@@ -258,12 +269,14 @@ def print_report(cells: Sequence[Cell], folder: Path) -> None:
     from rich.markdown import Markdown
     from rich.table import Table
 
-    rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
-    table = Table(title="exact match, mean [95 % interval]")
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows[2:]:
-        table.add_row(*(cell.replace(" [", "\n[", 1) for cell in row))
+    header, _, *rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
+    table = Table(title="exact match, mean and 95 % interval")
+    for name in header:
+        table.add_column(name.replace("_", " "))
+    for contender, *scores in rows:
+        # Blanks let long names wrap between words on a narrow terminal.
+        intervals = [s.replace(" [", "\n").replace("]", "").replace(", ", "-") for s in scores]
+        table.add_row(contender.replace("_", " "), *intervals)
     console = Console()
     console.print(table)
     console.print(Markdown(f"report: `{folder / 'report.md'}`"))

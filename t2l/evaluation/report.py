@@ -135,5 +135,7 @@ def write_report(
     if differences:
         text += "\n## Does the adapter follow its description?\n\nMatched minus control, paired by example.\n\n"
         text += _control_table(differences) + "\n"
-    text += "\n## Provenance\n\n```json\n" + json.dumps(provenance, indent=2) + "\n```\n"
+    text += (
+        "\n## Provenance\n\nEverything that went in (config, suite, library, checkpoints, versions): `report.json`.\n"
+    )
     write_text(folder / "report.md", text)
