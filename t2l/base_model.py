@@ -128,7 +128,8 @@ def resolve_path(path: str) -> str:
 def hash_parameters(model: nn.Module) -> str:
     """Sha256 over every parameter and buffer, names included: equal before and after means frozen."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    # Not state_dict(): bitsandbytes re-encodes its quantisation state each time it is asked for it.
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -201,6 +202,10 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
         tokenizer.pad_token = tokenizer.eos_token
     if config.quantization is Quantization.none:
         model = model.to(device)
+    for module in model.modules():
+        # bitsandbytes would repack 4-bit weights in place at the first CPU inference; a frozen base stays as it is.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return BaseModel(freeze(model), tokenizer, config.path, path, file_fingerprint(path) or hash_parameters(model))
 
 

@@ -49,6 +49,8 @@ class TrainerConfig:
     """examples per task and step (SFT)"""
     description_whitening: float | None = None
     """shrinkage in (0, 1] of the within-task covariance that descriptions are whitened by; None leaves them"""
+    description_noise: float = 0.0
+    """norm of the Gaussian noise added to a (whitened) description in training, relative to its own"""
     checkpoint_every: int = 100
     """steps between checkpoints"""
     log_every: int = 10
@@ -62,6 +64,8 @@ class TrainerConfig:
             raise ValueError("trainer: lr and clip must be positive")
         if self.description_whitening is not None and not 0 < self.description_whitening <= 1:
             raise ValueError(f"trainer.description_whitening must be in (0, 1], not {self.description_whitening}")
+        if self.description_noise < 0:
+            raise ValueError(f"trainer.description_noise must be 0 or more, not {self.description_noise}")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"trainer.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
 
@@ -204,6 +208,7 @@ def train(
     if done:
         log.info("resuming %s at step %d", run.folder, done)
     hypernetwork.train()
+    hypernetwork.description_noise = config.description_noise
     label = f"training ({record.objective})"
     for step in track(range(done, config.steps), description=label, total=config.steps, completed=done):
         for group in optimizer.param_groups:

@@ -49,7 +49,7 @@ def test_embeddings_can_be_trained_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [[], [""], ["keep", "  "]])
 def test_empty_descriptions_are_refused(tmp_path: Path, texts: list[str]) -> None:
     encoder, _ = encoder_in(tmp_path)
-    with pytest.raises(ValueError, match="no descriptions|is empty"):
+    with pytest.raises(ValueError, match=r"no descriptions|is empty"):
         encoder.encode(texts)
 
 
@@ -69,5 +69,5 @@ def test_the_packaged_encoder_tells_meanings_apart() -> None:
 
 @pytest.mark.parametrize("path", ["pypi:other", "./nowhere", "/no/such/folder"])
 def test_unknown_encoders_are_refused(path: str) -> None:
-    with pytest.raises(ValueError, match="encoder.path="):
+    with pytest.raises(ValueError, match=r"encoder\.path="):
         TaskEncoder(EncoderConfig(path=path))

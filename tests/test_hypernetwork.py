@@ -105,3 +105,35 @@ def test_parameter_counts_of_the_paper(architecture: str, millions: float) -> No
     spec = lora_spec_from_config(mistral, LoraConfig(rank=8))
     count = sum(p.numel() for p in build(TextToLoraConfig(architecture), spec, 1024, seed=0).parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_whitening_quiets_phrasing_and_keeps_tasks_apart() -> None:
+    """Within a task the whitened variance is about one in every direction; between tasks it stays far above."""
+    generator = torch.Generator().manual_seed(0)
+    phrasing = torch.randn(24, 24, generator=generator)
+    means = torch.randn(30, 24, generator=generator)
+    noise = torch.randn(30, 50, 24, generator=generator) @ phrasing
+    tasks = list(3 * means[:, None] + 0.3 * noise)
+    model = build(ResidualConfig(width=16), spec_of(), 24, seed=0)
+    model.set_description_statistics(tasks, shrinkage=0.01)
+
+    def whitened(x: torch.Tensor) -> torch.Tensor:
+        scaled = torch.nn.functional.normalize(x, dim=-1) * 24**0.5
+        return (scaled - model.description_mean) @ model.description_map
+
+    within = torch.cat([whitened(t) - whitened(t).mean(dim=0) for t in tasks])
+    variance = within.T @ within / len(within)
+    assert variance.diagonal().min() > 0.5
+    assert variance.diagonal().max() < 1.1
+    between = torch.stack([whitened(t).mean(dim=0) for t in tasks])
+    assert between.square().sum(dim=1).mean() > 2 * within.square().sum(dim=1).mean()
+
+
+def test_description_noise_is_for_training_only() -> None:
+    model = build(ResidualConfig(width=16), spec_of(), 24, seed=0)
+    torch.nn.init.normal_(model.heads[0].weight, std=0.5)  # type: ignore[index,arg-type]
+    model.description_noise = 0.5
+    x = torch.randn(2, 24)
+    one, two = model.eval()(x).tensors()[0], model(x).tensors()[0]
+    assert torch.equal(one, two)
+    assert not torch.equal(model.train()(x).tensors()[0], two)

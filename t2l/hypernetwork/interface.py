@@ -26,6 +26,8 @@ class Hypernetwork(nn.Module):
     def __init__(self, spec: LoraSpec, d_embedding: int) -> None:
         super().__init__()
         self.spec, self.d_embedding = spec, d_embedding
+        self.description_noise = 0.0
+        """in training mode, norm of the Gaussian noise added to a description, relative to the description's"""
         layer_rank = {layer: i for i, layer in enumerate(spec.layers)}
         self.register_buffer(
             "slot_layer", torch.tensor([layer_rank[layer] for g in spec.groups for layer in g.layers]), persistent=False
@@ -66,8 +68,11 @@ class Hypernetwork(nn.Module):
             raise ValueError(
                 f"embeddings have shape {tuple(embeddings.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
             )
-        centred = self._scaled(embeddings) - self.description_mean
-        return self._apply_statistics(self.emit(centred @ self.description_map))
+        description = (self._scaled(embeddings) - self.description_mean) @ self.description_map
+        if self.training and self.description_noise > 0:
+            size = self.description_noise * description.norm(dim=-1, keepdim=True) / math.sqrt(self.d_embedding)
+            description = description + size * torch.randn_like(description)
+        return self._apply_statistics(self.emit(description))
 
     def _scaled(self, embeddings: Tensor) -> Tensor:
         return F.normalize(embeddings, dim=-1) * math.sqrt(self.d_embedding)

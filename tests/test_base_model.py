@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_adapters, tiny_model
+
+from t2l.base_model import (
+    BaseModelConfig,
+    LoraConfig,
+    Quantization,
+    hash_parameters,
+    load_base_model,
+    lora_spec,
+    mini_base_model_path,
+    verify_frozen,
+)
+from t2l.injection import inject
+
+
+def test_loaded_base_is_frozen_and_in_eval_mode() -> None:
+    base = load_base_model(BaseModelConfig(device="cpu"))
+    assert not base.model.training
+    assert not any(p.requires_grad for p in base.model.parameters())
+    assert base.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("kind", [Quantization.nf4, Quantization.int8])
+def test_quantised_base_trains_adapters(kind: Quantization) -> None:
+    plain = load_base_model(BaseModelConfig(device="cpu"))
+    base = load_base_model(BaseModelConfig(device="cpu", quantization=kind))
+    assert base.fingerprint == plain.fingerprint
+    expected = "Linear4bit" if kind is Quantization.nf4 else "Linear8bitLt"
+    assert type(base.model.model.layers[0].self_attn.v_proj).__name__ == expected
+    spec = lora_spec(base.model, LoraConfig())
+    assert spec == lora_spec(plain.model, LoraConfig())
+    weights = random_adapters(spec, 2, size=0.1).map(lambda t: t.requires_grad_())
+    ids = torch.randint(5, 200, (4, 8), generator=torch.Generator().manual_seed(0))
+    with verify_frozen(base.model), inject(base.model, spec, weights):
+        base.model(ids).logits.float().square().mean().backward()
+    assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in weights.tensors())
+
+
+def test_fingerprint_is_the_weights_own(tmp_path: Path) -> None:
+    first = load_base_model(BaseModelConfig(device="cpu"))
+    same = load_base_model(BaseModelConfig(device="cpu", dtype="bfloat16"))
+    copy = shutil.copytree(mini_base_model_path(), tmp_path / "copy")
+    assert (
+        first.fingerprint == same.fingerprint == load_base_model(BaseModelConfig(str(copy), device="cpu")).fingerprint
+    )
+
+
+def test_verify_frozen_notices_a_change() -> None:
+    model = tiny_model("llama")
+    before = hash_parameters(model)
+    with verify_frozen(model) as found:
+        pass
+    assert found == before
+    with pytest.raises(RuntimeError, match="changed during training"), verify_frozen(model), torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight[0, 0] += 1e-3
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"path": ""}, "is empty"),
+        ({"dtype": "fp8"}, "must be float32, bfloat16 or float16"),
+    ],
+)
+def test_bad_configs(config: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        BaseModelConfig(**config)  # type: ignore[arg-type]
+
+
+def test_damaged_weights_say_so(tmp_path: Path) -> None:
+    folder = shutil.copytree(mini_base_model_path(), tmp_path / "copy")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"damaged|could not be loaded"):
+        load_base_model(BaseModelConfig(str(folder), device="cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_absent_device_says_so() -> None:
+    with pytest.raises(ValueError, match="torch sees no CUDA device"):
+        load_base_model(BaseModelConfig(device="cuda"))
+
+
+def test_folder_without_a_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_base_model(BaseModelConfig(str(tmp_path), device="cpu"))
