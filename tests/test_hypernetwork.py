@@ -9,7 +9,12 @@ from t2l.base_model import LoraConfig, lora_spec_from_config
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig, build, config_from_json, config_to_json
 from t2l.lora import LoraSpec, LoraWeights
 
-ALL = [TextToLoraConfig("l"), TextToLoraConfig("m"), TextToLoraConfig("s"), ResidualConfig(width=32)]
+ALL = [
+    TextToLoraConfig("l"),
+    TextToLoraConfig("m"),
+    TextToLoraConfig("s"),
+    ResidualConfig(width=32, description_width=16),
+]
 IDS = ["l", "m", "s", "residual"]
 
 
@@ -114,7 +119,7 @@ def test_whitening_quiets_phrasing_and_keeps_tasks_apart() -> None:
     means = torch.randn(30, 24, generator=generator)
     noise = torch.randn(30, 50, 24, generator=generator) @ phrasing
     tasks = list(3 * means[:, None] + 0.3 * noise)
-    model = build(ResidualConfig(width=16), spec_of(), 24, seed=0)
+    model = build(ResidualConfig(width=16, description_width=8), spec_of(), 24, seed=0)
     model.set_description_statistics(tasks, shrinkage=0.01)
 
     def whitened(x: torch.Tensor) -> torch.Tensor:
@@ -130,7 +135,7 @@ def test_whitening_quiets_phrasing_and_keeps_tasks_apart() -> None:
 
 
 def test_description_noise_is_for_training_only() -> None:
-    model = build(ResidualConfig(width=16), spec_of(), 24, seed=0)
+    model = build(ResidualConfig(width=16, description_width=8), spec_of(), 24, seed=0)
     torch.nn.init.normal_(model.heads[0].weight, std=0.5)  # type: ignore[index,arg-type]
     model.description_noise = 0.5
     x = torch.randn(2, 24)

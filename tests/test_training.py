@@ -128,7 +128,7 @@ def test_reconstruction_loss_is_zero_on_its_own_target(
     tiny_base: BaseModel, tmp_path: Path, config: ReconstructionConfig
 ) -> None:
     setup = Setup(tiny_base, tmp_path / "run", "reconstruction")
-    model = hypernetworks.build(ResidualConfig(width=16), setup.spec, WIDTH, seed=0)
+    model = hypernetworks.build(ResidualConfig(width=16, description_width=8), setup.spec, WIDTH, seed=0)
     for head in model.heads:  # type: ignore[union-attr]
         torch.nn.init.normal_(head.weight, std=0.5)
     with torch.no_grad():

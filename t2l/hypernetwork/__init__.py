@@ -43,7 +43,9 @@ class ResidualConfig:
     architecture: str = "residual"
     """fixed"""
     width: int = 256
-    """width of the residual stream; half description, half slot embedding"""
+    """width of the residual stream: projected description and slot embedding side by side"""
+    description_width: int = 128
+    """width of the projected description"""
     blocks: int = 2
     """residual MLP blocks"""
     expansion: int = 2
@@ -52,8 +54,12 @@ class ResidualConfig:
     def __post_init__(self) -> None:
         if self.architecture != "residual":
             raise ValueError(f"hypernetwork.architecture must be 'residual' here, not {self.architecture!r}")
-        if self.width < 2 or self.width % 2 or self.blocks < 0 or self.expansion < 1:
-            raise ValueError("hypernetwork: width must be even and positive, blocks >= 0, expansion >= 1")
+        if not 0 < self.description_width < self.width:
+            raise ValueError(
+                f"hypernetwork.description_width must be in 1 to width - 1 = {self.width - 1}, not {self.description_width}"
+            )
+        if self.blocks < 0 or self.expansion < 1:
+            raise ValueError("hypernetwork: blocks must be 0 or more, expansion at least 1")
 
 
 HypernetworkConfig = TextToLoraConfig | ResidualConfig
@@ -65,7 +71,9 @@ def build(config: HypernetworkConfig, spec: LoraSpec, d_embedding: int, seed: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(config, ResidualConfig):
-            return ResidualHypernetwork(spec, d_embedding, generator, config.width, config.blocks, config.expansion)
+            return ResidualHypernetwork(
+                spec, d_embedding, generator, config.width, config.description_width, config.blocks, config.expansion
+            )
         architecture = PAPER_ARCHITECTURES[config.architecture]
         return architecture(spec, d_embedding, generator, config.latent, config.dropout)
 

@@ -27,14 +27,13 @@ class ResidualHypernetwork(Hypernetwork):
         d_embedding: int,
         generator: torch.Generator,
         width: int = 256,
+        description_width: int = 128,
         blocks: int = 2,
         expansion: int = 2,
     ) -> None:
         super().__init__(spec, d_embedding)
-        if width % 2:
-            raise ValueError(f"hypernetwork.width must be even, not {width}")
-        self.description = nn.Linear(d_embedding, width // 2)
-        self.slot = nn.Embedding(self.slots, width // 2)
+        self.description = nn.Linear(d_embedding, description_width)
+        self.slot = nn.Embedding(self.slots, width - description_width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, expansion * width), nn.SiLU(), nn.Linear(expansion * width, width)
