@@ -180,15 +180,21 @@ class _Partition:
 
 
 def _hold_out_combinations(rules: list[WordListRule], count: int, rng: random.Random) -> list[WordListRule]:
-    """Random single-step rules such that every operation and attribute keeps at least half of its rules."""
+    """Random single-step rules, spread evenly over operations and attributes.
+
+    Each operation loses at most its equal share, each attribute at most one more than its own, and
+    neither ever more than half, so that what is unseen is the pairing and not its parts.
+    """
     held: list[WordListRule] = []
+    steps, attributes = {r.steps for r in rules}, {r.attribute for r in rules}
+    most_per_step = min(-(-count // len(steps)), len(attributes) // 2)
+    most_per_attribute = min(-(-count // len(attributes)) + 1, len(steps) // 2)
     for rule in rng.sample(rules, len(rules)):
         if len(held) == count:
             break
-        same_step = [r for r in rules if r.steps == rule.steps]
-        same_attribute = [r for r in rules if r.attribute == rule.attribute]
-        crowded = any(2 * (sum(r in held for r in same) + 1) > len(same) for same in (same_step, same_attribute))
-        if not crowded:
+        same_step = sum(r.steps == rule.steps for r in held)
+        same_attribute = sum(r.attribute == rule.attribute for r in held)
+        if same_step < most_per_step and same_attribute < most_per_attribute:
             held.append(rule)
     if len(held) < count:
         raise ValueError(
