@@ -42,7 +42,7 @@ def weight_penalty(weights: LoraWeights) -> Float[Tensor, ""]:
 
 
 def l1_distance(predicted: LoraWeights, target: LoraWeights) -> Float[Tensor, ""]:
-    """Mean absolute difference of A plus that of B (Charakorn et al. 2025, eq. 4, factor-wise).
+    """Mean absolute difference of A plus that of B (the reconstruction loss of Charakorn et al. 2025, factor-wise).
 
     Pass both in a hypernetwork's normalised units for the z-scored variant.
     """

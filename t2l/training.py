@@ -115,7 +115,7 @@ class Objective(Protocol):
 
 
 class SftObjective:
-    """Cross-entropy of responses under generated adapters (Charakorn et al. 2025, eq. 5)."""
+    """Cross-entropy of responses under generated adapters (the SFT loss of Charakorn et al. 2025)."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class SftObjective:
 
 
 class ReconstructionObjective:
-    """Distance to the library's adapters (Charakorn et al. 2025, eq. 4)."""
+    """Distance to the library's adapters (the reconstruction loss of Charakorn et al. 2025)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The Text-to-LoRA architectures L, M and S (Charakorn et al. 2025, arXiv:2506.06105, section 3.2).
+"""The Text-to-LoRA architectures L, M and S (Charakorn et al. 2025, arXiv:2506.06105).
 
 All share one trunk: the embedded description, layer and module are concatenated, mixed, and passed
 through residual MLP blocks. They differ in what one head emits at a time: A and B together (L), A or B
