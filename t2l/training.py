@@ -39,6 +39,8 @@ class TrainerConfig:
     """peak learning rate of AdamW"""
     weight_decay: float = 0.01
     """decoupled weight decay"""
+    beta2: float = 0.999
+    """decay of AdamW's second moment"""
     warmup_fraction: float = 0.1
     """part of the steps over which the learning rate rises; it then falls linearly to zero"""
     clip: float = 1.0
@@ -64,6 +66,8 @@ class TrainerConfig:
             raise ValueError("trainer: lr and clip must be positive")
         if self.description_whitening is not None and not 0 < self.description_whitening <= 1:
             raise ValueError(f"trainer.description_whitening must be in (0, 1], not {self.description_whitening}")
+        if not 0 < self.beta2 < 1:
+            raise ValueError(f"trainer.beta2 must be in (0, 1), not {self.beta2}")
         if self.description_noise < 0:
             raise ValueError(f"trainer.description_noise must be 0 or more, not {self.description_noise}")
         if not 0 <= self.warmup_fraction < 1:
@@ -200,7 +204,9 @@ def train(
     """
     from rich.progress import track
 
-    optimizer = torch.optim.AdamW(hypernetwork.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        hypernetwork.parameters(), lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
+    )
     torch.manual_seed(seed)
     newest = latest_checkpoint(run.folder)
     done = resume(newest, hypernetwork, optimizer) if newest is not None else 0

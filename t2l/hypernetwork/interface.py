@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from t2l.lora import LoraSpec, LoraWeights
@@ -35,6 +35,7 @@ class Hypernetwork(nn.Module):
         self.register_buffer(
             "slot_group", torch.tensor([i for i, g in enumerate(spec.groups) for _ in g.layers]), persistent=False
         )
+        self.register_buffer("has_statistics", torch.zeros((), dtype=torch.bool))
         self.register_buffer("description_mean", torch.zeros(d_embedding))
         self.register_buffer("description_map", torch.eye(d_embedding))
         for i, g in enumerate(spec.groups):
@@ -45,6 +46,7 @@ class Hypernetwork(nn.Module):
 
     slot_layer: Int[Tensor, " slots"]
     slot_group: Int[Tensor, " slots"]
+    has_statistics: Bool[Tensor, ""]
     description_mean: Float[Tensor, " d_embedding"]
     description_map: Float[Tensor, "d_embedding d_embedding"]
 
@@ -104,6 +106,8 @@ class Hypernetwork(nn.Module):
         return getattr(self, f"mean_{side}_{index}"), getattr(self, f"std_{side}_{index}")
 
     def _apply_statistics(self, weights: LoraWeights) -> LoraWeights:
+        if not self.has_statistics:
+            return weights
         out: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
         for side, tensors in (("A", weights.A), ("B", weights.B)):
             for i, name in enumerate(self.spec.group_names):
@@ -127,6 +131,7 @@ class Hypernetwork(nn.Module):
         element that never varies does not blow up.
         """
         library.check(self.spec)
+        self.has_statistics.fill_(True)
         for side, tensors in (("A", library.A), ("B", library.B)):
             for i, name in enumerate(self.spec.group_names):
                 mean, std = self._statistics(side, i)
