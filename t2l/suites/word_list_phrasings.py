@@ -1,9 +1,9 @@
 """The seeded grammar that describes word-list tasks in English, in two disjoint phrasing sets.
 
 A description is a clause (what to do), set in a frame (how one person addresses another); two clauses
-are joined by a connector. The seed deals clauses, frames, connectors and names of attributes out to the
-training and the test phrasing set: a test phrasing's clause, frame and connector never occur in a
-training phrasing, and one in five of its names of attributes does not either. Placeholders in clauses:
+are joined by a connector. The seed deals clauses, frames and connectors out to the training and the
+test phrasing set: a test phrasing's clause, frame and connector never occur in a training phrasing. One
+test phrasing in five also names its attribute in a way that the vocabulary keeps for testing. Placeholders in clauses:
 {s} singular, {p} plural, {a} singular with article, {o} what a list-wide step works on.
 """
 

@@ -52,8 +52,8 @@ class Noun:
 class Attribute:
     """What selects items: membership of a group, or a property of numbers or letters.
 
-    `train_nouns` name it in training phrasings; test phrasings draw from both `train_nouns` and
-    `test_nouns`, which training never shows.
+    `train_nouns` name it in training phrasings and in most test phrasings; `test_nouns` name it in the
+    other test phrasings and never in training.
     """
 
     name: str
