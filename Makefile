@@ -1,12 +1,14 @@
 # Two commands do everything on a machine with Python >= 3.11 and make:
 #   make quickstart   the whole path on the embedded world, about ten minutes on two cores
 #   make test         lint, types and tests
+# And one more times the hot paths:
+#   make bench        ratios and peak memory against PEFT and the bare base, in runs/bench; under ten minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check lint types install clean
+.PHONY: quickstart test bench check lint types install clean
 
 quickstart: install
 	$(BIN)/t2l quickstart
@@ -14,11 +16,14 @@ quickstart: install
 test: check
 	$(BIN)/python -m pytest
 
+bench: install
+	$(BIN)/python -W ignore -m experiments.speed.run --out runs/bench
+
 check: lint types
 
 lint: install
-	$(BIN)/ruff check t2l tests
-	$(BIN)/ruff format --check t2l tests
+	$(BIN)/ruff check t2l tests experiments
+	$(BIN)/ruff format --check t2l tests experiments
 
 types: install
 	$(BIN)/mypy

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
+from t2l.distributed import local_device, shard
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
 
 
@@ -45,8 +47,12 @@ class BaseModelConfig:
     """attention implementation (sdpa, eager, flash_attention_2); None lets transformers choose"""
     trust_remote_code: bool = False
     """whether code that comes with the model may run"""
+    shard: bool = False
+    """among several processes, spread the base's parameters over them (FSDP) instead of replicating it"""
 
     def __post_init__(self) -> None:
+        if self.shard and self.quantization is not Quantization.none:
+            raise ValueError("base_model.shard=true needs base_model.quantization=none: quantised layers replicate")
         if not self.path:
             raise ValueError("base_model.path is empty: give a folder, a hub id or 'mini'")
         if self.dtype not in ("float32", "bfloat16", "float16"):
@@ -130,6 +136,8 @@ def hash_parameters(model: nn.Module) -> str:
     digest = hashlib.sha256()
     # Not state_dict(): bitsandbytes re-encodes its quantisation state each time it is asked for it.
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
+        if hasattr(tensor, "to_local"):  # a sharded base: a process answers for its own shard
+            tensor = tensor.to_local()
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -177,9 +185,7 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = resolve_path(config.path)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = local_device(config.device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"base_model.device={device}, but torch sees no CUDA device: use base_model.device=cpu")
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "trust_remote_code": config.trust_remote_code}
@@ -206,7 +212,67 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
         # bitsandbytes would repack 4-bit weights in place at the first CPU inference; a frozen base stays as it is.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return BaseModel(freeze(model), tokenizer, config.path, path, file_fingerprint(path) or hash_parameters(model))
+    fingerprint = file_fingerprint(path) or hash_parameters(model)
+    model = freeze(model)
+    return BaseModel(shard(model) if config.shard else model, tokenizer, config.path, path, fingerprint)
+
+
+@contextmanager
+def checkpointing(model: nn.Module) -> Iterator[None]:
+    """Within the block, decoder layers recompute their activations in the backward pass (Chen et al. 2016).
+
+    Only the layers' own training flag is set, so dropout inside a frozen base stays off.
+    """
+    enable: Any = model.gradient_checkpointing_enable
+    disable: Any = model.gradient_checkpointing_disable
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+        disable()
+
+
+@dataclass(frozen=True)
+class LabelLogits:
+    """Logits of the positions that predict a label, in row order."""
+
+    logits: Float[Tensor, "labels vocabulary"]
+    targets: Int[Tensor, " labels"]
+    """the token each position should predict"""
+    rows: Int[Tensor, " labels"]
+    """which row of the batch each label belongs to"""
+
+
+def label_logits(
+    model: nn.Module,
+    input_ids: Int[Tensor, "rows length"],
+    attention_mask: Int[Tensor, "rows length"],
+    labels: Int[Tensor, "rows length"],
+    ignore_index: int = -100,
+) -> LabelLogits:
+    """A causal LM's logits where there are labels, and nowhere else.
+
+    Hidden states are picked just before the output embedding, so the largest tensor of a step is
+    [labels, vocabulary] instead of [rows, length, vocabulary]; whatever the model does to its logits
+    afterwards (soft-capping, scaling) applies as always. Labels are aligned with the input ids: the
+    position before a label predicts it.
+    """
+    rows, positions = (labels[:, 1:] != ignore_index).nonzero(as_tuple=True)
+
+    def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][rows, positions].unsqueeze(0), *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)  # type: ignore[operator]
+    try:
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    finally:
+        handle.remove()
+    return LabelLogits(logits[0], labels[:, 1:][rows, positions], rows)
 
 
 def _quantization_config(config: BaseModelConfig) -> Any:

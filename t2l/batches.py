@@ -29,7 +29,7 @@ class TokenBatch:
 
 def collate(rows: Sequence[TokenizedExample], pad_id: int, device: torch.device) -> TokenBatch:
     """Pads examples on the right to the longest of them."""
-    width = max(len(r.prompt_ids) + len(r.response_ids) for r in rows)
+    width = max(r.length for r in rows)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
@@ -55,22 +55,40 @@ def collate_prompts(
 
 
 class RowCycle:
-    """Draws rows of one dataset, every row once per epoch, in an order fixed by (seed, name)."""
+    """Draws rows of one dataset, every row once per epoch, in an order fixed by (seed, name).
 
-    def __init__(self, size: int, seed: int, name: str) -> None:
+    Args:
+        size: number of rows.
+        count: rows per step.
+        lengths: with the rows' lengths, each step's rows are of like length; what is left of an epoch
+            after its last full step is then skipped (other rows each time).
+    """
+
+    def __init__(self, size: int, seed: int, name: str, count: int = 1, lengths: Sequence[int] | None = None) -> None:
         if size < 1:
             raise ValueError(f"task {name!r} has no training examples")
-        self._size, self._key = size, (seed, name)
+        self._size, self._key, self._count = size, (seed, name), count
+        self._lengths = np.asarray(lengths) if lengths is not None and size > count else None
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
-    def take(self, step: int, count: int) -> list[int]:
-        """Row indices of a step, when every step takes `count`."""
+    def _permutation(self, epoch: int) -> np.ndarray:
+        rng = generator_for("rows", *self._key, epoch)
+        order = rng.permutation(self._size)
+        if self._lengths is None:
+            return order
+        order = order[: self._size // self._count * self._count]
+        steps = order[np.argsort(self._lengths[order], kind="stable")].reshape(-1, self._count)
+        return rng.permutation(steps).reshape(-1)
+
+    def take(self, step: int, count: int | None = None) -> list[int]:
+        """Row indices of a step."""
+        count = self._count if count is None else count
+        per_epoch = self._size if self._lengths is None else self._size // self._count * self._count
         indices = []
         for position in range(step * count, (step + 1) * count):
-            epoch, offset = divmod(position, self._size)
+            epoch, offset = divmod(position, per_epoch)
             if epoch != self._epoch:
-                self._epoch = epoch
-                self._order = generator_for("rows", *self._key, epoch).permutation(self._size)
+                self._epoch, self._order = epoch, self._permutation(epoch)
             indices.append(int(self._order[offset]))
         return indices
 
@@ -82,6 +100,16 @@ class TaskDraw:
     tasks: list[int]
     descriptions: list[int]
     rows: list[list[int]]
+
+    def part(self, share: slice) -> TaskDraw:
+        """The draw's tasks in a slice, for one of several processes."""
+        return TaskDraw(self.tasks[share], self.descriptions[share], self.rows[share])
+
+
+def draw_noise(seed: int, step: int, count: int, width: int) -> Float[Tensor, "count width"]:
+    """Standard normal noise for a step's descriptions."""
+    values = generator_for("noise", seed, step).standard_normal((count, width), dtype=np.float32)
+    return torch.from_numpy(values)
 
 
 def draw_tasks(

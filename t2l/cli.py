@@ -6,6 +6,7 @@ inside the verb that needs them.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,26 +17,32 @@ HYDRA_VERBS = {
     "train_library": "train an oracle LoRA per task, many at a time, and the multi-task LoRA",
     "train": "train a hypernetwork (objective=sft or objective=reconstruction)",
     "evaluate": "score contenders on every split and write a report",
+    "compare_methods": "train every adaptation method on the same tasks and write the table",
     "pretrain_base": "pretrain the mini base model from scratch",
 }
+MULTI_PROCESS_VERBS = ("train", "train_library")
 HELP = f"""t2l: from the description of a task to a LoRA adapter
 
 usage: t2l VERB [key=value ...] [-m] [--cfg job]
        t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE] [key=value ...]
+       t2l library DIR [--list] [--json]
 
 verbs:
-{chr(10).join(f"  {verb:<14} {text}" for verb, text in HYDRA_VERBS.items())}
-  generate       turn descriptions into PEFT adapter folders
+{chr(10).join(f"  {verb:<15} {text}" for verb, text in HYDRA_VERBS.items())}
+  generate        turn descriptions into PEFT adapter folders
+  library         verify and summarise the adapters of a library
 
 Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration, `t2l train
 experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
+`torchrun --nproc-per-node N -m t2l VERB ...` runs {" and ".join(MULTI_PROCESS_VERBS)} in N processes.
 """
 
 
 def fail(message: str) -> NoReturn:
     """Prints one line on standard error and exits with code 2."""
     line = " ".join(str(message).split())
-    print(f"t2l: error: {line}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, which fail alike, one speaks
+        print(f"t2l: error: {line}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -52,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(__version__)
     elif verb == "generate":
         _generate(rest)
+    elif verb == "library":
+        _library(rest)
     elif verb in HYDRA_VERBS:
         _run_with_hydra(verb, rest)
     else:
-        fail(f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate'])}")
+        fail(f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate', 'library'])}")
 
 
 def _friendly(error: BaseException) -> str:
@@ -126,6 +135,7 @@ def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
     from t2l.config import config_folder
 
     _validate(verb, rest)
+    rest = [*rest, *_process_overrides(verb)]
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
@@ -140,10 +150,20 @@ def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
     hydra.main(config_path=str(config_folder()), config_name=verb, version_base="1.3")(job)()
 
 
+def _process_overrides(verb: str) -> list[str]:
+    """What a process of torchrun tells Hydra: all but the main one leave records and logs to it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return []
+    if verb not in MULTI_PROCESS_VERBS:
+        fail(f"{verb} runs in one process: start it without torchrun; in several run {', '.join(MULTI_PROCESS_VERBS)}")
+    if os.environ.get("RANK", "0") == "0":
+        return []
+    return ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
 def _quiet_libraries() -> None:
     """Keeps other libraries' notices and loading bars out of the way of t2l's own progress."""
     import logging
-    import os
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -162,6 +182,16 @@ def _guarded(verb: str, settings: Any) -> None:
             from t2l.quickstart import quickstart
 
             quickstart(settings)
+        elif verb == "compare_methods":
+            from t2l.compare_methods import compare_methods
+
+            compare_methods(settings)
+        elif verb in MULTI_PROCESS_VERBS:
+            from t2l import verbs
+            from t2l.distributed import world
+
+            with world() as processes:
+                getattr(verbs, verb)(settings, processes)
         else:
             from t2l import verbs
 
@@ -198,6 +228,35 @@ def _generate(rest: Sequence[str]) -> None:
         fail(str(error))
     for folder in folders:
         print(folder)
+
+
+def _library(rest: Sequence[str]) -> None:
+    import argparse
+    import json
+
+    parser = argparse.ArgumentParser(
+        prog="t2l library", description="Loads every adapter of a library strictly and says what is there."
+    )
+    parser.add_argument("folder", help="folder of `t2l train_library`")
+    parser.add_argument("--list", action="store_true", help="list every adapter, not only those that are not sound")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parsed = parser.parse_args(list(rest))
+    from t2l.library_report import examine_library, print_library
+
+    try:
+        report = examine_library(Path(parsed.folder))
+    except ValueError as error:
+        fail(str(error))
+    if parsed.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print_library(report, parsed.list)
+    if report.problems:
+        first = report.problems[0]
+        fail(
+            f"{parsed.folder}: {len(report.problems)} adapters are not sound, first {first.task!r} ({first.problem}): "
+            "remove their folders and run `t2l train_library` again"
+        )
 
 
 def _is_override(word: str) -> bool:

@@ -6,6 +6,7 @@ against these types, and `OmegaConf.to_object` turns the result into them once, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,23 @@ from t2l.encoder import EncoderConfig
 from t2l.evaluation.board import BoardConfig
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
 from t2l.library_training import LibraryTrainingConfig
+from t2l.methods import (
+    AdaLoraConfig,
+    BatchedLoraConfig,
+    BitFitConfig,
+    BottleneckAdapterConfig,
+    DoraConfig,
+    FullFineTuningConfig,
+    Ia3Config,
+    LoraMethodConfig,
+    LoraPlusConfig,
+    LowRankConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    QLoraConfig,
+    RsLoraConfig,
+    VeraConfig,
+)
 from t2l.pretrain_base import PretrainBaseConfig
 from t2l.run import LoggerConfig
 from t2l.suites import FolderSuiteConfig, WordListConfig
@@ -23,14 +41,24 @@ from t2l.training import ReconstructionConfig, SftConfig, TrainerConfig
 CONTENDERS = ("base", "prompted", "formal_code", "multi_task", "oracle", "generated")
 
 
+def check_layers(lora: LoraConfig, methods: Mapping[str, Any]) -> None:
+    """Raises ValueError where a low-rank method adapts other layers than lora.* says."""
+    for key, method in methods.items():
+        if isinstance(method, LowRankConfig) and method.layers != lora.layers:
+            raise ValueError(f"{key}.layers is {method.layers}, lora.layers is {lora.layers}: set both to the same")
+
+
 @dataclass
 class TrainLibraryConfig:
-    """`t2l train_library`: an oracle adapter per task, and the multi-task LoRA."""
+    """`t2l train_library`: an oracle adapter per task, and the multi-task LoRA; or another method per task."""
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     suite: Any = None
     lora: LoraConfig = field(default_factory=LoraConfig)
+    method: Any = None
+    """what is trained: batched_lora (also None), or one of the methods it is compared with, without multi-task LoRA"""
     training: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
+    """how method=batched_lora is trained; other methods bring `method.optimization`"""
     multi_task: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
     """how the multi-task LoRA is trained"""
     splits: list[str] | None = None
@@ -41,6 +69,9 @@ class TrainLibraryConfig:
     """decides initial weights and data order"""
     run_dir: str | None = None
     """folder of the library; None names it after the overrides"""
+
+    def __post_init__(self) -> None:
+        check_layers(self.lora, {"method": self.method})
 
 
 @dataclass
@@ -84,6 +115,8 @@ class EvaluateConfig:
     """folder of `t2l train_library`, for oracle and multi_task"""
     checkpoints: list[str] = field(default_factory=list)
     """run or checkpoint folders of `t2l train`; each is a contender named by its objective"""
+    method_libraries: list[str] = field(default_factory=list)
+    """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
     """which of base, prompted, formal_code, multi_task, oracle, generated to score"""
     splits: list[str] | None = None
@@ -117,6 +150,40 @@ class GenerateConfig:
 
 
 @dataclass
+class CompareMethodsConfig:
+    """`t2l compare_methods`: every method trained on the tasks that the board scores, and the table."""
+
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    suite: Any = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    training: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
+    """how the library's own batched LoRA is trained, the contender `oracle`"""
+    methods: dict[str, Any] = field(default_factory=dict)
+    """the methods by name; `~method@methods.NAME` leaves one out"""
+    contenders: list[str] = field(default_factory=lambda: ["base", "formal_code", "oracle"])
+    """which contenders of `t2l evaluate` are scored beside them: of base, prompted, formal_code, oracle"""
+    evaluation: BoardConfig = field(default_factory=BoardConfig)
+    splits: list[str] = field(default_factory=lambda: ["train"])
+    """splits whose scored tasks are trained, on their own training examples"""
+    seed: int = 0
+    """decides the tasks, initial values and data order"""
+    run_dir: str | None = None
+    """folder of everything the run makes"""
+
+    def __post_init__(self) -> None:
+        allowed = ("base", "prompted", "formal_code", "oracle")
+        unknown = [c for c in self.contenders if c not in allowed]
+        if unknown:
+            raise ValueError(f"contenders: unknown {unknown[0]!r} here; choose from {', '.join(allowed)}")
+        if not self.methods:
+            raise ValueError("methods is empty: name at least one, like +method@methods.dora=dora")
+        if any(isinstance(m, BatchedLoraConfig) for m in self.methods.values()):
+            raise ValueError("methods: batched_lora is the contender `oracle`, set by lora.* and training.*")
+        check_layers(self.lora, {f"methods.{name}": method for name, method in self.methods.items()})
+
+
+@dataclass
 class QuickstartConfig:
     """`t2l quickstart`: the whole path on the embedded world."""
 
@@ -146,6 +213,7 @@ ROOTS = {
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "quickstart": QuickstartConfig,
+    "compare_methods": CompareMethodsConfig,
     "pretrain_base": PretrainBaseConfig,
 }
 
@@ -173,5 +241,19 @@ def register() -> None:
         ("hypernetwork", "residual_schema", ResidualConfig),
         ("objective", "sft_schema", SftConfig),
         ("objective", "reconstruction_schema", ReconstructionConfig),
+        ("method", "batched_lora_schema", BatchedLoraConfig),
+        ("method", "lora_schema", LoraMethodConfig),
+        ("method", "rslora_schema", RsLoraConfig),
+        ("method", "dora_schema", DoraConfig),
+        ("method", "lora_plus_schema", LoraPlusConfig),
+        ("method", "adalora_schema", AdaLoraConfig),
+        ("method", "vera_schema", VeraConfig),
+        ("method", "qlora_schema", QLoraConfig),
+        ("method", "ia3_schema", Ia3Config),
+        ("method", "prefix_tuning_schema", PrefixTuningConfig),
+        ("method", "prompt_tuning_schema", PromptTuningConfig),
+        ("method", "bitfit_schema", BitFitConfig),
+        ("method", "bottleneck_adapter_schema", BottleneckAdapterConfig),
+        ("method", "full_fine_tuning_schema", FullFineTuningConfig),
     ):
         store.store(group=group, name=name, node=node)

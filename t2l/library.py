@@ -26,6 +26,10 @@ class AdapterLibrary:
         """Tasks that have an adapter, sorted."""
         return sorted(p.parent.name for p in self.folder.glob(f"[!.]*/{PROVENANCE_FILE}"))
 
+    def folders(self) -> list[str]:
+        """Every adapter folder there is, sorted, also such as lack their provenance."""
+        return sorted(p.name for p in self.folder.glob("[!.]*") if p.is_dir())
+
     def holds(self, task: str, recipe: Mapping[str, Any]) -> bool:
         """Whether the task's adapter is there and was made by exactly this recipe on this base.
 

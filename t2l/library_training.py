@@ -1,197 +1,191 @@
-"""Trains many LoRAs at once on one frozen base model.
+"""Trains a library: an oracle LoRA for every task, many at once, and the multi-task LoRA by the same loop.
 
-K tasks share every forward and backward pass: each has its own rows, its own adapter, its own loss, its
-own gradient clipping, its own initial values and data order, all from (seed, task). The sum of the
-tasks' losses has no cross terms and AdamW works element by element, so a task's adapter is the one it
-would have got alone, up to rounding.
+What one adapter goes through is in `slots.py`; here are the queue of tasks, the memory budget, what is
+already on disk, and what becomes of adapters that diverge.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from t2l.base_model import BaseModel
-from t2l.batches import RowCycle, collate
+from t2l.base_model import BaseModel, label_logits
+from t2l.batches import collate
+from t2l.distributed import World
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
-from t2l.lora import LoraSpec, LoraWeights, concatenate, fresh_lora
-from t2l.objectives import response_loss
+from t2l.lora import LoraSpec
+from t2l.objectives import label_loss
 from t2l.seeding import generator_for
-from t2l.tasks import Task, TokenizedExample, tokenize_examples
+from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
+from t2l.tasks import Task, tokenize_examples
 
 log = logging.getLogger(__name__)
+STEPS_BETWEEN_GATHERINGS = 20
+"""optimiser steps after which several processes tell one another which adapters are finished"""
 
 
 @dataclass
-class LibraryTrainingConfig:
-    """How each adapter of a library is trained."""
+class LibraryTrainingConfig(SlotConfig):
+    """How the adapters of a library are trained."""
 
-    steps: int = 100
-    """optimiser steps per adapter"""
-    rows_per_task: int = 8
-    """examples per task and step"""
-    tasks_at_once: int = 16
-    """adapters trained in one forward pass"""
-    lr: float = 0.01
-    """peak learning rate of AdamW"""
-    warmup_fraction: float = 0.1
-    """part of the steps over which the learning rate rises; it then falls linearly to zero"""
-    weight_decay: float = 0.0
-    """decoupled weight decay"""
-    clip: float = 1.0
-    """largest gradient norm per adapter"""
-    shared_a: bool = False
-    """every adapter starts from the same A, so that adapters of a library are comparable"""
-    train_a: bool = True
-    """whether A is trained; false with shared_a leaves one A for the whole library (LoRA-FA)"""
-    max_length: int = 512
-    """longest sequence in tokens; prompts are cut on the left"""
+    tasks_at_once: int | None = 16
+    """adapters that share a forward pass; None: as many as memory_gb holds"""
+    memory_gb: float = 4.0
+    """memory (GiB, beside the base model's) that tasks_at_once=null may fill"""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "rows_per_task", "tasks_at_once"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"library_training.{key} must be at least 1, not {getattr(self, key)}")
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError("library_training: lr and clip must be positive")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"library_training.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
+        super().__post_init__()
+        if self.tasks_at_once is not None and self.tasks_at_once < 1:
+            raise ValueError(f"training.tasks_at_once must be at least 1, not {self.tasks_at_once}; null: automatic")
+        if self.memory_gb <= 0:
+            raise ValueError(f"training.memory_gb must be positive, not {self.memory_gb}")
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """One adapter to train: its name and its tokenized examples."""
+def bytes_per_task(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], config: LibraryTrainingConfig) -> int:
+    """Memory one more task takes in a step, measured on the longest row there is.
 
-    name: str
-    rows: Sequence[TokenizedExample]
+    Adapter, gradient and two moments, plus everything autograd keeps for the backward pass, which
+    grows linearly with rows.
+    """
+    longest = max((r for j in jobs for r in j.rows), key=lambda r: r.length)
+    batch = collate([longest], base.tokenizer.pad_token_id, base.device)
+    weights = initial_adapter(spec, 0, "", False).to(base.device).map(lambda t: t.requires_grad_())
+    kept: dict[int, int] = {}
 
+    def count(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
 
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """A trained adapter (batch of one) and its loss, averaged over the last tenth of the steps (nats per token)."""
-
-    name: str
-    weights: LoraWeights
-    final_loss: float
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the loss or any weight is not a finite number."""
-        return not (math.isfinite(self.final_loss) and all(bool(t.isfinite().all()) for t in self.weights.tensors()))
-
-
-def linear_schedule(step: int, steps: int, warmup_fraction: float) -> float:
-    """Factor on the peak learning rate: linear rise, then linear fall to zero at `steps`."""
-    warmup = max(1, round(steps * warmup_fraction))
-    return min(1.0, (step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-
-
-def initial_adapter(spec: LoraSpec, seed: int, name: str, shared_a: bool) -> LoraWeights:
-    """A fresh LoRA from (seed, name), or from the seed alone where A is shared."""
-    key = int(generator_for("init", seed, "" if shared_a else name).integers(2**62))
-    return fresh_lora(spec, torch.Generator().manual_seed(key))
+    parameters = {t.untyped_storage().data_ptr() for t in (*base.model.parameters(), *weights.tensors())}
+    with inject(base.model, spec, weights), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        found = label_logits(base.model, batch.input_ids, batch.attention_mask, batch.labels)
+        loss = label_loss(found.logits, found.targets, found.rows, 1)
+    del loss
+    activations = sum(size for pointer, size in kept.items() if pointer not in parameters)
+    if config.gradient_checkpointing:
+        # One layer at a time is recomputed; what stays is each layer's input.
+        layers = max(1, int(getattr(base.model.config, "num_hidden_layers", 1)))
+        activations = activations // layers + layers * longest.length * spec.groups[0].d_in * 4
+    return 4 * 4 * spec.parameters_per_adapter + config.rows_per_task * activations
 
 
-def _clip_each(parameters: Sequence[Tensor], limit: float) -> Float[Tensor, " adapters"]:
-    """Scales each adapter's gradients to a norm of at most `limit`; returns the norms before."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients]).sum(dim=0)
-    norms = squares.sqrt()
-    factor = (limit / (norms + 1e-6)).clamp(max=1.0)
-    for g in gradients:
-        g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
-    return norms
+def tasks_at_once(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], config: LibraryTrainingConfig) -> int:
+    """How many tasks share a pass: as configured, or as many as the memory budget holds."""
+    if config.tasks_at_once is not None:
+        return config.tasks_at_once
+    each = bytes_per_task(base, spec, jobs, config)
+    count = max(1, min(len(jobs), int(config.memory_gb * 2**30 / each)))
+    log.info("%d tasks at once: %.1f MiB each, budget %.1f GiB", count, each / 2**20, config.memory_gb)
+    return count
 
 
 def train_adapters(
-    base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], config: LibraryTrainingConfig, seed: int
+    base: BaseModel,
+    spec: LoraSpec,
+    jobs: Sequence[TrainingJob],
+    config: LibraryTrainingConfig,
+    seed: int,
+    on_finished: Callable[[TrainedAdapter], None] | None = None,
+    world: World | None = None,
 ) -> list[TrainedAdapter]:
-    """Trains one adapter per job, all at once, and returns them in order."""
-    device = base.device
-    start = concatenate(initial_adapter(spec, seed, j.name, config.shared_a) for j in jobs).to(device)
-    A = {k: v.requires_grad_(config.train_a) for k, v in start.A.items()}
-    B = {k: v.requires_grad_(True) for k, v in start.B.items()}
-    weights = LoraWeights(A, B)
-    parameters = [t for t in weights.tensors() if t.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
-    cycles = [RowCycle(len(j.rows), seed, j.name) for j in jobs]
-    tail: list[Tensor] = []
-    for step in range(config.steps):
-        factor = linear_schedule(step, config.steps, config.warmup_fraction)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * factor
-        rows = [j.rows[i] for j, c in zip(jobs, cycles, strict=True) for i in c.take(step, config.rows_per_task)]
-        batch = collate(rows, base.tokenizer.pad_token_id, device)
-        with inject(base.model, spec, weights):
-            logits = base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
-            losses = response_loss(logits, batch.labels).view(len(jobs), -1).mean(dim=1)
-            losses.sum().backward()
-        _clip_each(parameters, config.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step >= config.steps - max(1, config.steps // 10):
-            tail.append(losses.detach())
-    final = torch.stack(tail).mean(dim=0).tolist()
-    trained = weights.detach().to("cpu")
-    return [TrainedAdapter(j.name, trained[i], final[i]) for i, j in enumerate(jobs)]
+    """Trains one adapter per job and returns them in the jobs' order.
+
+    Args:
+        on_finished: called with each adapter as soon as it is finished.
+        world: several processes deal the jobs out among themselves; each of them hears of every
+            adapter, a little later.
+    """
+    if not jobs:
+        return []
+    world = world or World()
+    mine = jobs[world.rank :: world.size]
+    trainer = SlotTrainer(base, spec, mine, tasks_at_once(base, spec, mine, config), config, seed) if mine else None
+    finished: dict[str, TrainedAdapter] = {}
+    is_everyone_done = False
+    while not is_everyone_done:
+        fresh: list[TrainedAdapter] = []
+        # A process that is done waits at the gathering for the others.
+        for _ in range(1 if world.size == 1 else STEPS_BETWEEN_GATHERINGS):
+            if trainer is not None and not trainer.done:
+                fresh.extend(trainer.step())
+        gathered = world.gather((trainer is None or trainer.done, fresh))
+        is_everyone_done = all(done for done, _ in gathered)
+        for adapter in (a for _, adapters in gathered for a in adapters):
+            finished[adapter.name] = adapter
+            if on_finished is not None:
+                on_finished(adapter)
+    return [finished[j.name] for j in jobs]
 
 
 def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig) -> TrainingJob:
-    rows = tokenize_examples(base.tokenizer, task.examples["train"], max_length=config.max_length)
-    return TrainingJob(task.name, rows)
+    def tokenized(split: str) -> list[Any]:
+        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), max_length=config.max_length)
+
+    return TrainingJob(task.name, tokenized("train"), tokenized("validation"))
 
 
 def _longest(job: TrainingJob) -> int:
-    return max(len(r.prompt_ids) + len(r.response_ids) for r in job.rows)
+    return max(r.length for r in job.rows)
+
+
+# How tasks share the machine does not change an adapter, so it is no part of its recipe.
+_NOT_RECIPE = ("tasks_at_once", "memory_gb", "gradient_checkpointing")
 
 
 def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[str, Any]:
-    # How many tasks share a pass does not change an adapter, so it is no part of its recipe.
-    settings = {k: v for k, v in asdict(config).items() if k != "tasks_at_once"}
+    settings = {k: v for k, v in asdict(config).items() if k not in _NOT_RECIPE}
     return {"data_sha256": task_hash, "seed": seed, "training": settings}
 
 
-def train_library(
-    library: AdapterLibrary, base: BaseModel, tasks: Sequence[Task], config: LibraryTrainingConfig, seed: int
-) -> list[str]:
-    """Trains an adapter for every task that the library does not hold yet. Returns names that diverged.
+def _outcome(adapter: TrainedAdapter) -> dict[str, Any]:
+    return {"steps": adapter.steps, "final_loss": adapter.final_loss, "validation_loss": adapter.validation_loss}
 
-    Finished adapters are on disk as soon as their group is; a run that was killed goes on from there.
+
+def train_library(
+    library: AdapterLibrary,
+    base: BaseModel,
+    tasks: Sequence[Task],
+    config: LibraryTrainingConfig,
+    seed: int,
+    world: World | None = None,
+) -> dict[str, str]:
+    """Trains an adapter for every task that the library does not hold yet. Returns what failed, and why.
+
+    An adapter is on disk as soon as it is finished; a run that was killed goes on from there. Several
+    processes deal the tasks out among themselves, and the main one writes.
 
     Raises:
         ValueError: the library holds an adapter of a task that was made by another recipe.
     """
     from rich.progress import Progress
 
-    missing = [t for t in tasks if not library.holds(t.name, _recipe(t.examples_hash(), config, seed))]
+    world = world or World()
+    recipes = {t.name: _recipe(t.examples_hash(), config, seed) for t in tasks}
+    missing = [t for t in tasks if not library.holds(t.name, recipes[t.name])]
     log.info("library %s: %d of %d adapters to train", library.folder, len(missing), len(tasks))
-    diverged: list[str] = []
-    with Progress() as progress:
+    # Tasks of like length share a pass, so that little of it is padding.
+    jobs = sorted((_job(base, t, config) for t in missing), key=lambda j: (_longest(j), j.name))
+    failed: dict[str, str] = {}
+    world.wait()  # every process has seen the same folder before the main one adds to it
+    with Progress(disable=not world.is_main) as progress:
         bar = progress.add_task("training adapters", total=len(tasks), completed=len(tasks) - len(missing))
-        jobs_of = {t.name: _job(base, t, config) for t in missing}
-        # Tasks of like length share a pass, so that little of it is padding.
-        missing.sort(key=lambda t: (_longest(jobs_of[t.name]), t.name))
-        for i in range(0, len(missing), config.tasks_at_once):
-            group = missing[i : i + config.tasks_at_once]
-            jobs = [jobs_of.pop(t.name) for t in group]
-            for task, adapter in zip(group, train_adapters(base, library.spec, jobs, config, seed), strict=True):
-                if adapter.diverged:
-                    log.warning("task %s diverged (loss %s): left out of the library", task.name, adapter.final_loss)
-                    diverged.append(task.name)
-                    continue
-                recipe = _recipe(task.examples_hash(), config, seed)
-                library.save(
-                    task.name, adapter.weights, {**recipe, "steps": config.steps, "final_loss": adapter.final_loss}
-                )
-            progress.advance(bar, len(group))
-    return diverged
+
+        def keep(adapter: TrainedAdapter) -> None:
+            progress.advance(bar)
+            if adapter.diverged:
+                failed[adapter.name] = f"diverged after {adapter.steps} steps (loss {adapter.final_loss})"
+                log.warning("task %s %s: left out of the library", adapter.name, failed[adapter.name])
+            elif world.is_main:
+                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)})
+
+        train_adapters(base, library.spec, jobs, config, seed, keep, world)
+    return failed
 
 
 def train_multi_task(
@@ -208,5 +202,5 @@ def train_multi_task(
     (adapter,) = train_adapters(base, library.spec, [TrainingJob(name, rows)], config, seed)
     if adapter.diverged:
         raise ValueError(f"the multi-task LoRA diverged (loss {adapter.final_loss}): lower multi_task.lr")
-    provenance = {**recipe, "steps": config.steps, "final_loss": adapter.final_loss, "tasks": [t.name for t in tasks]}
+    provenance = {**recipe, **_outcome(adapter), "tasks": [t.name for t in tasks]}
     library.save(name, adapter.weights, provenance)

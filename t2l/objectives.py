@@ -32,6 +32,24 @@ def response_loss(
     return token_loss.sum(dim=1) / counts.clamp_min(1)
 
 
+def label_loss(
+    logits: Float[Tensor, "labels vocabulary"],
+    targets: Int[Tensor, " labels"],
+    rows: Int[Tensor, " labels"],
+    row_count: int,
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, " rows"]:
+    """`response_loss` from the logits of labelled positions alone (`base_model.label_logits`).
+
+    Args:
+        rows: which row of the batch each label belongs to.
+        row_count: number of rows; one without labels has a loss of zero.
+    """
+    token_loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing, reduction="none")
+    counts = torch.bincount(rows, minlength=row_count).clamp_min(1)
+    return token_loss.new_zeros(row_count).index_add(0, rows, token_loss / counts[rows])
+
+
 def weight_penalty(weights: LoraWeights) -> Float[Tensor, ""]:
     """Mean square of all generated A plus that of all generated B (the L2 term on generated weights)."""
     total = torch.zeros((), device=weights.tensors()[0].device)

@@ -67,13 +67,19 @@ class Run:
     are in `timings.jsonl`.
     """
 
-    def __init__(self, folder: Path, verb: str, config: Mapping[str, Any], logger: LoggerConfig) -> None:
-        """Opens or continues the run in `folder`.
+    def __init__(
+        self, folder: Path, verb: str, config: Mapping[str, Any], logger: LoggerConfig, writes: bool = True
+    ) -> None:
+        """Opens or continues the run in `folder`; `writes` is false in processes that leave files to the main one.
 
         Raises ValueError where the folder holds a run of another configuration.
         """
         self.folder = folder
         self._metrics, self._timings = folder / "metrics.jsonl", folder / "timings.jsonl"
+        self._wandb: Any = None
+        self._start = time.perf_counter()
+        if not writes:
+            return
         record = folder / "run.json"
         if record.is_file():
             found = read_json(record)
@@ -82,7 +88,6 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(record, {"verb": verb, "config": config, "environment": environment()})
         self._wandb = self._start_wandb(logger, config)
-        self._start = time.perf_counter()
 
     def _start_wandb(self, logger: LoggerConfig, config: Mapping[str, Any]) -> Any:
         if logger.wandb == "disabled":

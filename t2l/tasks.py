@@ -111,6 +111,11 @@ class TokenizedExample:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
 
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and response together."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
 
 def render_prompts(tokenizer: Any, contents: Sequence[str]) -> list[str]:
     """User turns as the text of prompts that end where the assistant's answer begins.

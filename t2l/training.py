@@ -13,17 +13,18 @@ from typing import Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from t2l.base_model import BaseModel
-from t2l.batches import collate, draw_tasks, gather_embeddings
+from t2l.base_model import BaseModel, label_logits
+from t2l.batches import TaskDraw, collate, draw_noise, draw_tasks, gather_embeddings
 from t2l.checkpoint import CheckpointRecord, latest_checkpoint, resume, save_checkpoint
+from t2l.distributed import World, unwrap
 from t2l.hypernetwork import Hypernetwork
 from t2l.injection import inject
-from t2l.library_training import linear_schedule
 from t2l.lora import LoraWeights
-from t2l.objectives import frobenius_distance, l1_distance, product_norm, response_loss, weight_penalty
+from t2l.objectives import frobenius_distance, l1_distance, label_loss, product_norm, weight_penalty
 from t2l.run import Run
+from t2l.slots import linear_schedule
 from t2l.tasks import TokenizedExample
 
 log = logging.getLogger(__name__)
@@ -113,9 +114,30 @@ class ReconstructionConfig:
 class Objective(Protocol):
     """What the loop needs of an objective."""
 
-    def backward(self, hypernetwork: Hypernetwork, step: int) -> dict[str, float]:
-        """Computes a step's loss, accumulates gradients, and returns metrics to log."""
+    def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
+        """Computes a step's loss, accumulates gradients, and returns metrics to log.
+
+        `hypernetwork` is a Hypernetwork or its data-parallel wrapper.
+        """
         ...
+
+
+def _generate(
+    hypernetwork: nn.Module,
+    embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]],
+    draw: TaskDraw,
+    share: slice,
+    noise: float,
+    seed: int,
+    step: int,
+    device: torch.device,
+) -> LoraWeights:
+    """Adapters for this process's share of a draw; noise is drawn for the whole of it, so shares agree."""
+    descriptions = gather_embeddings(embeddings, draw.part(share), device)
+    if not noise:
+        return hypernetwork(descriptions)
+    drawn = draw_noise(seed, step, len(draw.tasks), descriptions.shape[1])[share]
+    return hypernetwork(descriptions, noise * drawn.to(device))
 
 
 class SftObjective:
@@ -129,25 +151,28 @@ class SftObjective:
         base: BaseModel,
         rows: Sequence[Sequence[TokenizedExample]],
         embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]],
+        world: World | None = None,
     ) -> None:
         self.config, self.trainer, self.seed, self.base = config, trainer, seed, base
-        self.rows, self.embeddings = rows, embeddings
+        self.rows, self.embeddings, self.world = rows, embeddings, world or World()
 
-    def backward(self, hypernetwork: Hypernetwork, step: int) -> dict[str, float]:
+    def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """One step on `tasks_per_step` tasks with `rows_per_task` examples each."""
         draw = draw_tasks(
             self.seed, step, len(self.rows), self.trainer.tasks_per_step,
             [len(e) for e in self.embeddings], [len(r) for r in self.rows], self.trainer.rows_per_task,
         )  # fmt: skip
-        device = self.base.device
-        examples = [self.rows[t][i] for t, indices in zip(draw.tasks, draw.rows, strict=True) for i in indices]
+        device, share = self.base.device, self.world.share(len(draw.tasks), "trainer.tasks_per_step")
+        mine = draw.part(share)
+        examples = [self.rows[t][i] for t, indices in zip(mine.tasks, mine.rows, strict=True) for i in indices]
         batch = collate(examples, self.base.tokenizer.pad_token_id, device)
-        weights = hypernetwork(gather_embeddings(self.embeddings, draw, device))
-        with inject(self.base.model, hypernetwork.spec, weights):
-            logits = self.base.model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).logits
-            cross_entropy = response_loss(logits, batch.labels, self.config.label_smoothing).mean()
+        noise = self.trainer.description_noise
+        weights = _generate(hypernetwork, self.embeddings, draw, share, noise, self.seed, step, device)
+        with inject(self.base.model, unwrap(hypernetwork).spec, weights):
+            found = label_logits(self.base.model, batch.input_ids, batch.attention_mask, batch.labels)
+            cross_entropy = label_loss(
+                found.logits, found.targets, found.rows, len(examples), self.config.label_smoothing
+            ).mean()
             penalty = weight_penalty(weights)
             (cross_entropy + self.config.weight_penalty * penalty).backward()
         return {"train/loss": cross_entropy.item(), "train/weight_mean_square": penalty.item()}
@@ -163,25 +188,29 @@ class ReconstructionObjective:
         seed: int,
         library: LoraWeights,
         embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]],
+        world: World | None = None,
     ) -> None:
         self.config, self.trainer, self.seed = config, trainer, seed
-        self.library, self.embeddings = library, embeddings
+        self.library, self.embeddings, self.world = library, embeddings, world or World()
 
     def prepare(self, hypernetwork: Hypernetwork) -> None:
         """Sets the output statistics for the z-scored L1; the other distances need none."""
         if self.config.distance == "l1" and self.config.standardise:
             hypernetwork.set_statistics(self.library)
 
-    def backward(self, hypernetwork: Hypernetwork, step: int) -> dict[str, float]:
+    def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """One step on `tasks_per_step` adapters."""
         draw = draw_tasks(
             self.seed, step, self.library.batch_size, self.trainer.tasks_per_step,
             [len(e) for e in self.embeddings], [1] * self.library.batch_size, 1,
         )  # fmt: skip
-        target = self.library[draw.tasks]
-        predicted = hypernetwork(gather_embeddings(self.embeddings, draw, target.tensors()[0].device))
+        share = self.world.share(len(draw.tasks), "trainer.tasks_per_step")
+        target, noise = self.library[draw.tasks[share]], self.trainer.description_noise
+        device = target.tensors()[0].device
+        predicted = _generate(hypernetwork, self.embeddings, draw, share, noise, self.seed, step, device)
         if self.config.distance == "l1":
-            loss = l1_distance(hypernetwork.normalise(predicted), hypernetwork.normalise(target))
+            units = unwrap(hypernetwork)
+            loss = l1_distance(units.normalise(predicted), units.normalise(target))
         else:
             distance = frobenius_distance(predicted, target)
             loss = (distance / product_norm(target) if self.config.standardise else distance).mean()
@@ -196,30 +225,37 @@ def train(
     run: Run,
     record: CheckpointRecord,
     seed: int,
+    world: World | None = None,
 ) -> CheckpointRecord:
     """Trains to the end, resuming from the run's newest checkpoint. Returns the final record.
+
+    Among several processes each takes its share of a step's tasks, gradients are averaged by
+    DistributedDataParallel, and the main process writes: the global batch and its loss stay the same.
 
     Resuming is exact: sampling is a function of (seed, step), and optimiser moments and the torch
     generator come back from the checkpoint.
     """
     from rich.progress import track
 
+    world = world or World()
     optimizer = torch.optim.AdamW(
         hypernetwork.parameters(), lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
     )
     torch.manual_seed(seed)
     newest = latest_checkpoint(run.folder)
     done = resume(newest, hypernetwork, optimizer) if newest is not None else 0
-    run.forget_after(done)
+    if world.is_main:
+        run.forget_after(done)
     if done:
         log.info("resuming %s at step %d", run.folder, done)
-    hypernetwork.train()
-    hypernetwork.description_noise = config.description_noise
+    model = world.data_parallel(hypernetwork.train())
     label = f"training ({record.objective})"
-    for step in track(range(done, config.steps), description=label, total=config.steps, completed=done):
+    for step in track(
+        range(done, config.steps), description=label, total=config.steps, completed=done, disable=not world.is_main
+    ):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * linear_schedule(step, config.steps, config.warmup_fraction)
-        metrics = objective.backward(hypernetwork, step)
+        metrics = objective.backward(model, step)
         norm = torch.nn.utils.clip_grad_norm_(hypernetwork.parameters(), config.clip)
         if not bool(norm.isfinite()):
             raise ValueError(f"training diverged at step {step + 1} (gradient norm {float(norm)}): lower trainer.lr")
@@ -228,8 +264,11 @@ def train(
         finished = step + 1
         if finished % config.log_every == 0 or finished == config.steps:
             learning_rate = optimizer.param_groups[0]["lr"]
-            run.log_metrics(finished, {**metrics, "train/grad_norm": float(norm), "train/lr": learning_rate})
-        if finished % config.checkpoint_every == 0 or finished == config.steps:
+            metrics = {**world.mean(metrics), "train/grad_norm": float(norm), "train/lr": learning_rate}
+            if world.is_main:
+                run.log_metrics(finished, metrics)
+        if world.is_main and (finished % config.checkpoint_every == 0 or finished == config.steps):
             save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer)
+    world.wait()
     hypernetwork.eval()
     return replace(record, step=config.steps)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from t2l import hypernetwork as hypernetworks
-from t2l import suites
+from t2l import methods, suites
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec, verify_frozen
 from t2l.checkpoint import CheckpointRecord, find_checkpoint, load_record
 from t2l.config import (
@@ -23,9 +23,20 @@ from t2l.config import (
     TrainConfig,
     TrainLibraryConfig,
 )
+from t2l.distributed import World
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.board import BoardConfig, Cell, score_board, view_split
-from t2l.evaluation.contenders import Base, Contender, FormalCode, Generated, MultiTask, Oracle, Prompted
+from t2l.evaluation.contenders import (
+    Base,
+    Contender,
+    FormalCode,
+    Generated,
+    MethodOracle,
+    MultiTask,
+    Oracle,
+    Prompted,
+)
+from t2l.evaluation.costs import collect_costs
 from t2l.evaluation.report import score_table, write_report
 from t2l.files import FileProblemError, atomic_folder, read_json, write_json
 from t2l.generate import base_for, load_generator, read_descriptions, write_adapters
@@ -33,6 +44,8 @@ from t2l.library import AdapterLibrary
 from t2l.library_training import train_library as train_adapters_of
 from t2l.library_training import train_multi_task
 from t2l.lora import LoraSpec
+from t2l.method_training import make_method_library
+from t2l.methods.library import RECORD_FILE, MethodLibrary
 from t2l.pretrain_base import PretrainBaseConfig, pretrain, save_base
 from t2l.run import Run, environment
 from t2l.tasks import Task, TaskSuite, tokenize_examples
@@ -96,11 +109,18 @@ def _tasks_of(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[st
     return suite.select(dict.fromkeys(name for split in chosen for name in split.tasks))
 
 
-def train_library(config: TrainLibraryConfig) -> Path:
+def train_library(config: TrainLibraryConfig, world: World | None = None) -> Path:
     """Trains the missing oracle adapters and the multi-task LoRA. Returns the library's folder.
+
+    With another method than batched_lora, trains that on each task instead, and no multi-task LoRA.
 
     Raises ValueError for an unknown task or split, or an adapter there that was made otherwise.
     """
+    if not isinstance(config.method, methods.BatchedLoraConfig | None):
+        if world is not None and world.size > 1:
+            raise ValueError("method: only batched_lora runs in several processes; start the others without torchrun")
+        return _train_method_library(config)
+    world = world or World()
     folder, suite = _folder(config.run_dir), suites.build(config.suite)
     tasks = _tasks_of(suite, config.splits, config.tasks)
     training_tasks = suite.select(suite.split("train").tasks)
@@ -115,54 +135,82 @@ def train_library(config: TrainLibraryConfig) -> Path:
     }
     if (folder / LIBRARY_RECORD).is_file() and open_library(folder, base).spec != libraries.spec:
         raise ValueError(f"{folder} holds adapters of another geometry: choose another run_dir, or remove that folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / LIBRARY_RECORD, record)
+    if (folder / RECORD_FILE).is_file():
+        raise ValueError(f"{folder} holds another method's adapters: choose another run_dir, or remove that folder")
+    world.wait()
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / LIBRARY_RECORD, record)
     with verify_frozen(base.model) as parameters:
-        failed = train_adapters_of(libraries.adapters, base, tasks, config.training, config.seed)
-        if config.tasks is None:
+        failed = train_adapters_of(libraries.adapters, base, tasks, config.training, config.seed, world)
+        if config.tasks is None and world.is_main:
             train_multi_task(libraries.static, base, training_tasks, config.multi_task, config.seed, MULTI_TASK)
-    write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters, "diverged": failed})
+    if world.is_main:
+        write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters, "failed": failed})
+    world.wait()
     log.info("library of %d adapters in %s", len(libraries.adapters.tasks()), folder)
     return folder
 
 
-def _embed(encoder: TaskEncoder, tasks: Sequence[Task], count: int) -> list[Tensor]:
+def _train_method_library(config: TrainLibraryConfig) -> Path:
+    folder, suite = _folder(config.run_dir), suites.build(config.suite)
+    if (folder / LIBRARY_RECORD).is_file():
+        raise ValueError(f"{folder} holds a library of LoRAs: choose another run_dir, or remove that folder")
+    tasks = _tasks_of(suite, config.splits, config.tasks)
+    method = methods.build(config.method)
+    base = load_base_model(method.base_config(config.base_model))
+    record = {
+        "base_model": base.name,
+        "suite": {"name": suite.name, "sha256": suite.content_hash()},
+        "environment": environment(),
+    }
+    make_method_library(folder, method, base, tasks, config.seed, record)
+    return folder
+
+
+def _embed(encoder: TaskEncoder, tasks: Sequence[Task], count: int, world: World) -> list[Tensor]:
     groups = [t.descriptions["train"][:count] for t in tasks]
-    flat = encoder.encode([d for g in groups for d in g], progress=True)
+    if not world.is_main:
+        world.wait()  # the main process fills the cache first
+    flat = encoder.encode([d for g in groups for d in g], progress=world.is_main)
+    if world.is_main:
+        world.wait()
     return list(flat.split([len(g) for g in groups]))
 
 
 def _objective(
-    config: TrainConfig, base: BaseModel, tasks: Sequence[Task], embeddings: list[Tensor], spec: LoraSpec
+    config: TrainConfig, base: BaseModel, tasks: Sequence[Task], embeddings: list[Tensor], spec: LoraSpec, world: World
 ) -> Objective:
     if isinstance(config.objective, ReconstructionConfig):
         library = open_library(Path(config.library or ""), base)
         if library.spec != spec:
             raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
         weights = library.adapters.load([t.name for t in tasks]).to(base.device)
-        return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings)
+        return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings, world)
     rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=512) for t in tasks]
-    return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings)
+    return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings, world)
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, world: World | None = None) -> Path:
     """Trains a hypernetwork on the suite's train split. Returns the run's folder.
 
     Raises ValueError for a run folder of another configuration, or a library that does not fit.
     """
+    world = world or World()
     folder, suite = _folder(config.run_dir), suites.build(config.suite)
     tasks = suite.select(suite.split("train").tasks)
+    world.share(min(config.trainer.tasks_per_step, len(tasks)), "trainer.tasks_per_step")
     encoder = TaskEncoder(config.encoder)
     base = load_base_model(config.base_model)
     spec = lora_spec(base.model, config.lora)
     settings = {k: v for k, v in asdict(config).items() if k not in ("run_dir", "logger")}
-    run = Run(folder, "train", settings, config.logger)
-    embeddings = _embed(encoder, tasks, config.descriptions_per_task)
+    run = Run(folder, "train", settings, config.logger, writes=world.is_main)
+    embeddings = _embed(encoder, tasks, config.descriptions_per_task, world)
     d_embedding = embeddings[0].shape[1]
     hypernetwork = hypernetworks.build(config.hypernetwork, spec, d_embedding, config.seed).to(base.device)
     if config.trainer.description_whitening is not None:
         hypernetwork.set_description_statistics(embeddings, config.trainer.description_whitening)
-    objective = _objective(config, base, tasks, embeddings, spec)
+    objective = _objective(config, base, tasks, embeddings, spec, world)
     if isinstance(objective, ReconstructionObjective):
         objective.prepare(hypernetwork)
     record = CheckpointRecord(
@@ -184,9 +232,10 @@ def train(config: TrainConfig) -> Path:
         },
     )
     with verify_frozen(base.model) as parameters:
-        run_training(config.trainer, objective, hypernetwork, run, record, config.seed)
-    run.record(base_parameters_sha256=parameters)
-    run.finish()
+        run_training(config.trainer, objective, hypernetwork, run, record, config.seed, world)
+    if world.is_main:
+        run.record(base_parameters_sha256=parameters)
+        run.finish()
     log.info("hypernetwork of %d parameters in %s", sum(p.numel() for p in hypernetwork.parameters()), folder)
     return folder
 
@@ -206,6 +255,19 @@ def _contenders(config: EvaluateConfig, base: BaseModel, library: OpenLibrary | 
             made.append(Oracle(library.adapters))
         elif name == "generated":
             made.extend(_generated(config, base))
+    return [*made, *_method_oracles(config, base)]
+
+
+def _method_oracles(config: EvaluateConfig, base: BaseModel) -> list[Contender]:
+    names: list[str] = []
+    made: list[Contender] = []
+    for folder in config.method_libraries:
+        library = MethodLibrary.open(Path(folder))
+        wanted = library.method.base_config(config.base_model)
+        fitting = base if wanted == config.base_model else load_base_model(wanted)
+        names.append(library.method.name)
+        same = names.count(library.method.name)
+        made.append(MethodOracle(library, fitting, library.method.name + (f"_{same}" if same > 1 else "")))
     return made
 
 
@@ -234,6 +296,7 @@ def _provenance(config: EvaluateConfig, base: BaseModel, suite: TaskSuite) -> di
         "splits": {name: {"tasks": len(s.tasks), "phrasing": s.phrasing} for name, s in suite.splits.items()},
         "library": read_json(Path(config.library) / LIBRARY_RECORD) if config.library else None,
         "checkpoints": {c: _checkpoint_provenance(Path(c)) for c in config.checkpoints},
+        "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
         "decoding": "greedy",
         "environment": environment(),
     }
@@ -258,8 +321,8 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     names = config.splits if config.splits is not None else [n for n, s in suite.splits.items() if s.tasks]
     views = [view_split(suite, name, config.evaluation, config.seed) for name in names]
     cells = score_board(base, spec, contenders, views, config.evaluation, config.seed)
-    samples = config.evaluation.bootstrap_samples
-    write_report(folder, cells, "exact_match", _provenance(config, base, suite), samples, config.seed)
+    samples, costs = config.evaluation.bootstrap_samples, collect_costs(contenders)
+    write_report(folder, cells, "exact_match", _provenance(config, base, suite), samples, config.seed, costs)
     return cells
 
 

@@ -41,6 +41,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train_library", "tasks=[keep_unicorns]"], "unknown task 'keep_unicorns'"),
         (["train_library", "splits=[unseen]"], "unknown split 'unseen'"),
         (["train_library", "lora.target_modules=[c_attn]"], "no linear 'c_attn'"),
+        (["train_library", "method=telepathy"], "Could not find 'method/telepathy'"),
+        (["train_library", "method=dora", "method.rank=0"], "method.rank must be at least 1, not 0"),
+        (["train_library", "method=dora", "lora.layers=[1]"], "method.layers is None, lora.layers is [1]"),
+        (["train_library", "method=ia3", "method.target_modules=[c_attn]"], "no linear 'c_attn'"),
+        (["compare_methods", "methods.lora.optimization.lr=-1"], "lr and clip must be positive"),
+        (["compare_methods", "contenders=[generated]"], "unknown 'generated' here"),
+        (["compare_methods", "+method@methods.x=batched_lora"], "batched_lora is the contender `oracle`"),
+        (["evaluate", "contenders=[base]", "method_libraries=[nowhere]"], "nowhere is not a folder of"),
         (["evaluate", "contenders=[magic]"], "unknown 'magic'"),
         (["evaluate", "contenders=[base]", "splits=[dev]"], "unknown split 'dev'"),
         (["evaluate", "contenders=[oracle]"], "need library=DIR"),
@@ -55,7 +63,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_bad_input(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    if arguments[0] in ("train_library", "evaluate", "train") and "-m" not in arguments:
+    if arguments[0] in ("train_library", "evaluate", "train", "compare_methods") and "-m" not in arguments:
         arguments = [*arguments, f"hydra.run.dir={tmp_path}/hydra"]
     assert says in refused(capsys, *arguments)
     left = {p.name for p in tmp_path.iterdir()} - {"hydra"}

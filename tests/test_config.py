@@ -15,8 +15,10 @@ PACKAGED = {"library_training": "library_training@training"}
 USERS = {
     "base_model": "train", "encoder": "train", "suite": "train", "lora": "train", "hypernetwork": "train",
     "objective": "train", "trainer": "train", "logger": "train", "evaluation": "evaluate",
-    "library_training": "train_library",
+    "library_training": "train_library", "method": "train_library",
 }  # fmt: skip
+OTHER_VERBS = {"methods_table": "compare_methods"}
+"""Experiments of other verbs than train."""
 NEEDED = {
     "evaluate": ["library=DIR", "checkpoints=[DIR]"],
     "objective": ["library=DIR"],
@@ -46,7 +48,10 @@ def test_every_group_file_composes(path: Path) -> None:
 
 @pytest.mark.parametrize("name", [p.stem for p in (CONF / "experiment").glob("*.yaml")])
 def test_every_experiment_composes(name: str) -> None:
-    composed("train", f"experiment={name}", "library=DIR")
+    if name in OTHER_VERBS:
+        composed(OTHER_VERBS[name], f"experiment={name}")
+    else:
+        composed("train", f"experiment={name}", "library=DIR")
 
 
 def test_no_config_names_a_python_object() -> None:

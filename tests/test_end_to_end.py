@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from t2l.adapter_io import load_provenance
 from t2l.base_model import mini_base_model_path
 from t2l.cli import main
 from t2l.files import write_json
+from t2l.library_report import examine_library
 
 SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
 TRAINER = ["trainer.steps=12", "trainer.tasks_per_step=8", "trainer.checkpoint_every=3", "trainer.log_every=1"]
@@ -27,7 +30,9 @@ DESCRIPTION = 'Keep only the animals, please; it\'s 100% "urgent" = now.'
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library, a reconstruction and an SFT checkpoint, a report, and a generated adapter."""
     root = tmp_path_factory.mktemp("runs")
-    brief = [f"{part}.{key}" for part in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2")]
+    brief = [
+        f"{part}.{key}" for part in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2", "cycles=1")
+    ]
     main(["train_library", *SMALL, *brief, "training.tasks_at_once=64", f"run_dir={root}/library"])
     main(["train", *TRAIN, f"run_dir={root}/sft"])
     main(["train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={root}/reconstruction"])
@@ -204,3 +209,35 @@ def test_killed_training_resumes_to_identical_metrics(root: Path, tmp_path: Path
     subprocess.run([*train, f"run_dir={tmp_path}/whole"], env=environment, check=True, capture_output=True)
     assert metrics.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
     assert metrics.read_text().count("\n") == 60
+
+
+def test_library_training_killed_twice_ends_with_the_same_library(tmp_path: Path) -> None:
+    """SIGKILL after some adapters, twice, then the same command to its end: the library of an uninterrupted run."""
+    tasks = "[keep_tools,count_jobs,sort,reverse,any_animals,mask_drinks,first_sports,back_fruits]"
+    settings = ["steps=40", "cycles=1", "rows_per_task=2", "tasks_at_once=2"]
+    options = [*SMALL, f"tasks={tasks}", *(f"training.{s}" for s in settings)]
+    command = [sys.executable, "-m", "t2l.cli", "train_library", *options, f"run_dir={tmp_path}/killed"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for adapters in (2, 4):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(tmp_path.glob("killed/adapters/[!.]*/t2l.json"))) >= adapters:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        assert process.wait() == -signal.SIGKILL
+    assert len(list(tmp_path.glob("killed/adapters/[!.]*/t2l.json"))) < 8
+    main(["train_library", *options, f"run_dir={tmp_path}/killed"])
+    main(["train_library", *options, f"run_dir={tmp_path}/whole"])
+    reports = [examine_library(tmp_path / name) for name in ("killed", "whole")]
+    assert [len(r.adapters) for r in reports] == [8, 8]
+    assert not any(r.problems or r.failed for r in reports)
+    for one, two in zip(*(r.adapters for r in reports), strict=True):
+        assert (one.task, one.steps) == (two.task, two.steps)
+        first, second = (
+            load_file(tmp_path / name / "adapters" / one.task / "adapter_model.safetensors")
+            for name in ("killed", "whole")
+        )
+        for key, tensor in first.items():
+            torch.testing.assert_close(tensor, second[key], atol=2e-4, rtol=0)

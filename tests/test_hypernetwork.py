@@ -134,11 +134,13 @@ def test_whitening_quiets_phrasing_and_keeps_tasks_apart() -> None:
     assert between.square().sum(dim=1).mean() > 2 * within.square().sum(dim=1).mean()
 
 
-def test_description_noise_is_for_training_only() -> None:
+def test_description_noise_is_relative_to_the_description(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(ResidualConfig(width=16, description_width=8), spec_of(), 24, seed=0)
-    torch.nn.init.normal_(model.heads[0].weight, std=0.5)  # type: ignore[index,arg-type]
-    model.description_noise = 0.5
-    x = torch.randn(2, 24)
-    one, two = model.eval()(x).tensors()[0], model(x).tensors()[0]
-    assert torch.equal(one, two)
-    assert not torch.equal(model.train()(x).tensors()[0], two)
+    seen: list[torch.Tensor] = []
+    emit = model.emit
+    monkeypatch.setattr(model, "emit", lambda e: (seen.append(e), emit(e))[1])
+    x, noise = torch.randn(2, 24), torch.randn(2, 24)
+    model(x)
+    model(x, noise)
+    # Descriptions reach the network with a root mean square of one, so noise is in those units.
+    torch.testing.assert_close(seen[1], seen[0] + noise)

@@ -33,7 +33,7 @@ def test_tinystories_through_library_training_and_back_through_peft(tmp_path: Pa
     library = AdapterLibrary(tmp_path / "library", spec, str(MODEL), base.fingerprint)
     config = LibraryTrainingConfig(steps=40, rows_per_task=8, tasks_at_once=2, lr=0.01)
     tasks = suite.select(names)
-    assert train_library(library, base, tasks, config, seed=0) == []
+    assert train_library(library, base, tasks, config, seed=0) == {}
     jobs = [TrainingJob(t.name, tokenize_examples(base.tokenizer, t.examples["train"])) for t in tasks]
     start = train_adapters(base, spec, jobs, replace(config, steps=1), seed=0)
     ids = torch.tensor([jobs[0].rows[0].prompt_ids])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from t2l.base_model import BaseModel
-from t2l.evaluation.contenders import Contender, SplitView
+from t2l.evaluation.contenders import Contender, Entry, SplitView
 from t2l.evaluation.scoring import Answer, greedy_answers
 from t2l.evaluation.statistics import Estimate, bootstrap_mean
 from t2l.lora import LoraSpec
@@ -89,6 +89,20 @@ def view_split(suite: TaskSuite, name: str, config: BoardConfig, seed: int) -> S
     return SplitView(name, tasks, descriptions, config.examples_per_task)
 
 
+def _answers(
+    base: BaseModel, spec: LoraSpec, entry: Entry, config: BoardConfig, on_batch: Callable[[int], None]
+) -> list[Answer]:
+    limits = (config.max_new_tokens, config.batch_size, on_batch)
+    if entry.attached is None:
+        return greedy_answers(base, entry.questions, spec, entry.weights, *limits)
+    answers: list[Answer] = []
+    for adapter in dict.fromkeys(q.adapter for q in entry.questions):
+        with entry.attached(adapter) as adapted:
+            questions = [q for q in entry.questions if q.adapter == adapter]
+            answers += greedy_answers(adapted, questions, None, None, *limits)
+    return answers
+
+
 def score_board(
     base: BaseModel,
     spec: LoraSpec,
@@ -107,10 +121,8 @@ def score_board(
         for contender in contenders:
             for view in views:
                 entry = contender.enter(view)
-                answers = greedy_answers(
-                    base, entry.questions, getattr(contender, "spec", spec), entry.weights,
-                    config.max_new_tokens, config.batch_size, lambda n: progress.advance(bar, n),
-                )  # fmt: skip
+                contender_spec = getattr(contender, "spec", spec)
+                answers = _answers(base, contender_spec, entry, config, lambda n: progress.advance(bar, n))
                 scores = list(scores_by_task(answers).values())
                 estimate = bootstrap_mean(scores, config.bootstrap_samples, seed, f"{contender.name}:{view.name}")
                 cells.append(Cell(contender.name, view.name, answers, entry.conditions, estimate))

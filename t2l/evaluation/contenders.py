@@ -8,18 +8,23 @@ puts anything about the task into the base model's prompt.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from t2l.adapter_io import WEIGHTS_FILE
+from t2l.base_model import BaseModel
 from t2l.encoder import TaskEncoder
+from t2l.evaluation.costs import Costs, mean_costs
 from t2l.evaluation.scoring import Question, questions_for
 from t2l.hypernetwork import Hypernetwork
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.methods.library import MethodLibrary
 from t2l.seeding import generator_for
 from t2l.tasks import Task
 
@@ -46,12 +51,14 @@ class SplitView:
 class Entry:
     """What a contender runs on a split: its questions and, unless the base is bare, its adapters.
 
-    `conditions[i]` is the text that adapter i was generated from, where there is one.
+    `conditions[i]` is the text that adapter i was generated from, where there is one. Where adapters are
+    not LoRAs that can share a batch, `attached(i)` is a block with the base model under adapter i.
     """
 
     questions: list[Question]
     weights: LoraWeights | None = None
     conditions: list[str] = field(default_factory=list)
+    attached: Callable[[int], AbstractContextManager[BaseModel]] | None = None
 
 
 class Contender(Protocol):
@@ -124,6 +131,40 @@ class Oracle:
         """Bare inputs, one adapter per task. Raises FileProblemError for a task the library lacks."""
         weights = self._library.load([t.name for t in view.tasks])
         return Entry(questions_for(view.tasks, view.examples, adapter_of=lambda t, e: t), weights)
+
+    def costs(self) -> Costs:
+        """Means over the library; the time is there only where training recorded it."""
+        records = []
+        for task in self._library.tasks():
+            size = (self._library.path(task) / WEIGHTS_FILE).stat().st_size
+            record = {"trainable_parameters": self._library.spec.parameters_per_adapter, "adapter_bytes": size}
+            records.append({"training_time_s": None, **self._library.provenance(task), **record})
+        return mean_costs(records)
+
+
+class MethodOracle:
+    """What another adaptation method than the library's LoRA learned from each task's own examples."""
+
+    def __init__(self, library: MethodLibrary, base: BaseModel, name: str) -> None:
+        """Raises ValueError where the library was trained on another base.
+
+        Args:
+            base: loaded as the method wants it (`Method.base_config`).
+        """
+        library.check_base(base)
+        self.name = f"oracle_{name}"
+        self._library, self._base = library, base
+
+    def enter(self, view: SplitView) -> Entry:
+        """Bare inputs, one task after another. Raises FileProblemError for a task the library lacks."""
+        for task in view.tasks:
+            self._library.provenance(task.name)
+        questions = questions_for(view.tasks, view.examples, adapter_of=lambda t, e: t)
+        return Entry(questions, attached=lambda t: self._library.restore(self._base, view.tasks[t].name))
+
+    def costs(self) -> Costs:
+        """Means over the library."""
+        return mean_costs([self._library.provenance(task) for task in self._library.tasks()])
 
 
 class Generated:

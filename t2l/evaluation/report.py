@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.evaluation.board import Cell, paired_difference
+from t2l.evaluation.costs import cost_table
 from t2l.evaluation.statistics import Estimate
 from t2l.files import write_json, write_text
 
@@ -119,19 +120,37 @@ def write_answers(path: Path, cells: Sequence[Cell]) -> None:
 
 
 def write_report(
-    folder: Path, cells: Sequence[Cell], metric: str, provenance: Mapping[str, Any], samples: int, seed: int
+    folder: Path,
+    cells: Sequence[Cell],
+    metric: str,
+    provenance: Mapping[str, Any],
+    samples: int,
+    seed: int,
+    costs: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Writes report.json, report.md, scores.png and answers.jsonl into a folder."""
+    """Writes report.json, report.md, scores.png and answers.jsonl into a folder.
+
+    Args:
+        costs: rows of `collect_costs`, for the contenders that have any.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     differences = control_differences(cells, samples, seed)
     write_answers(folder / "answers.jsonl", cells)
     write_json(
         folder / "report.json",
-        {"results": [c.row(metric) for c in cells], "controls": differences, "provenance": dict(provenance)},
+        {
+            "results": [c.row(metric) for c in cells],
+            "controls": differences,
+            "costs": [dict(c) for c in costs],
+            "provenance": dict(provenance),
+        },
     )
     (folder / "scores.png").write_bytes(_figure(cells))
     text = f"# Report\n\nMetric: {metric}, greedy decoding. Means over tasks with 95 % bootstrap intervals over tasks and examples.\n\n"
     text += score_table(cells) + "\n\n![scores](scores.png)\n"
+    if costs:
+        text += "\n## What do trained adapters cost?\n\nMeans over the tasks of each library, and the scores again.\n\n"
+        text += cost_table(costs, {k: c.estimate.mean for k, c in _by_key(cells).items()}) + "\n"
     if differences:
         text += "\n## Does the adapter follow its description?\n\nMatched minus control, paired by example.\n\n"
         text += _control_table(differences) + "\n"

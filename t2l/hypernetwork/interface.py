@@ -26,8 +26,6 @@ class Hypernetwork(nn.Module):
     def __init__(self, spec: LoraSpec, d_embedding: int) -> None:
         super().__init__()
         self.spec, self.d_embedding = spec, d_embedding
-        self.description_noise = 0.0
-        """in training mode, norm of the Gaussian noise added to a description, relative to the description's"""
         layer_rank = {layer: i for i, layer in enumerate(spec.layers)}
         self.register_buffer(
             "slot_layer", torch.tensor([layer_rank[layer] for g in spec.groups for layer in g.layers]), persistent=False
@@ -59,8 +57,14 @@ class Hypernetwork(nn.Module):
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
 
-    def forward(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch d_embedding"],
+        noise: Float[Tensor, "batch d_embedding"] | None = None,
+    ) -> LoraWeights:
         """Adapters at raw scale, one per embedding.
+
+        `noise`, in units of a (whitened) description's root mean square, is added to it in training.
 
         Embeddings are first brought to L2 norm sqrt(d_embedding), as in the reference implementation,
         and then whitened where `set_description_statistics` was called.
@@ -71,9 +75,8 @@ class Hypernetwork(nn.Module):
                 f"embeddings have shape {tuple(embeddings.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
             )
         description = (self._scaled(embeddings) - self.description_mean) @ self.description_map
-        if self.training and self.description_noise > 0:
-            size = self.description_noise * description.norm(dim=-1, keepdim=True) / math.sqrt(self.d_embedding)
-            description = description + size * torch.randn_like(description)
+        if noise is not None:
+            description = description + noise * description.norm(dim=-1, keepdim=True) / math.sqrt(self.d_embedding)
         return self._apply_statistics(self.emit(description))
 
     def _scaled(self, embeddings: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""The table of adaptation methods: each trained on the tasks that the board scores, then all scored together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from t2l import suites, verbs
+from t2l.config import CompareMethodsConfig, EvaluateConfig, TrainLibraryConfig
+from t2l.evaluation.board import Cell, view_split
+
+
+def _train(config: CompareMethodsConfig, folder: Path, name: str, tasks: list[str]) -> Path:
+    return verbs.train_library(
+        TrainLibraryConfig(
+            base_model=config.base_model,
+            suite=config.suite,
+            lora=config.lora,
+            method=config.methods.get(name),
+            training=config.training,
+            tasks=tasks,
+            seed=config.seed,
+            run_dir=str(folder / name),
+        )
+    )
+
+
+def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
+    """Trains what is missing, scores everything, prints and writes the report. Returns the scored cells.
+
+    Raises ValueError for an unknown split, or a run folder of other settings.
+    """
+    if not config.run_dir:
+        raise ValueError("run_dir is empty: give the folder to write")
+    folder, suite = Path(config.run_dir), suites.build(config.suite)
+    views = [view_split(suite, split, config.evaluation, config.seed) for split in config.splits]
+    tasks = list(dict.fromkeys(task.name for view in views for task in view.tasks))
+    library = _train(config, folder, "batched_lora", tasks) if "oracle" in config.contenders else None
+    trained = [_train(config, folder, name, tasks) for name in config.methods]
+    cells = verbs.evaluate(
+        EvaluateConfig(
+            base_model=config.base_model,
+            encoder=config.encoder,
+            suite=config.suite,
+            lora=config.lora,
+            evaluation=config.evaluation,
+            library=None if library is None else str(library),
+            method_libraries=[str(path) for path in trained],
+            contenders=config.contenders,
+            splits=config.splits,
+            seed=config.seed,
+            run_dir=str(folder),
+        )
+    )
+    verbs.print_report(cells, folder)
+    return cells

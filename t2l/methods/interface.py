@@ -1,0 +1,203 @@
+"""What every adaptation method offers: attach it fresh to a frozen base, train it, save it, restore it.
+
+    with method.attach(base, seed) as attached:       # a fresh one; the base is bare again afterwards
+        loss(attached.model(**batch).logits).backward()
+    with method.restore(base, folder) as attached:    # a saved one
+        attached.model.generate(**prompt)
+
+A method never changes the base's own parameters, and while it is attached nobody else should use the base.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from t2l.base_model import BaseModel, BaseModelConfig
+
+
+@dataclass
+class OptimizationConfig:
+    """How one task's parameters are trained, by any method."""
+
+    steps: int = 150
+    """optimiser steps per task"""
+    rows_per_task: int = 8
+    """examples per step"""
+    lr: float = 0.01
+    """peak learning rate of AdamW"""
+    warmup_fraction: float = 0.1
+    """part of the steps over which the learning rate rises; it then falls linearly to zero"""
+    weight_decay: float = 0.0
+    """decoupled weight decay"""
+    clip: float = 1.0
+    """largest gradient norm"""
+    max_length: int = 512
+    """longest sequence in tokens; prompts are cut on the left"""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "rows_per_task", "max_length"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"method.optimization.{key} must be at least 1, not {getattr(self, key)}")
+        if self.lr <= 0 or self.clip <= 0:
+            raise ValueError("method.optimization: lr and clip must be positive")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"method.optimization.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
+        if self.weight_decay < 0:
+            raise ValueError(f"method.optimization.weight_decay must be 0 or more, not {self.weight_decay}")
+
+
+@dataclass
+class MethodConfig:
+    """What the configs of all methods share."""
+
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    """how its parameters are trained"""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A base model with a method on it.
+
+    `model` is called and generates like a causal LM; its logits may be preceded by those of virtual
+    tokens, so the last `length` positions are the input's. `trainable` are the method's parameters by name
+    (of a fresh one; a restored one is there to answer).
+    """
+
+    model: Any
+    trainable: Mapping[str, nn.Parameter]
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of values that training may change."""
+        return sum(p.numel() for p in self.trainable.values())
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of the input's positions, [rows, length, vocabulary]."""
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.logits[:, -input_ids.shape[1] :]
+
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+class Method(ABC, Generic[C]):
+    """One way of adapting a frozen base to one task."""
+
+    name: ClassVar[str]
+    """as in `method=NAME` and in the contender `oracle_NAME`"""
+    weights_file: ClassVar[str]
+    """the file in a saved folder whose size is the adapter's size"""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def settings(self) -> dict[str, Any]:
+        """The config as a JSON-able dict."""
+        return asdict(self.config)
+
+    def base_config(self, config: BaseModelConfig) -> BaseModelConfig:
+        """How the base must be loaded for this method."""
+        return config
+
+    @abstractmethod
+    def attach(self, base: BaseModel, seed: int) -> AbstractContextManager[Attached]:
+        """A fresh one, its initial values from the seed. Raises ValueError where it does not fit the base."""
+
+    @abstractmethod
+    def restore(self, base: BaseModel, folder: Path) -> AbstractContextManager[Attached]:
+        """A saved one. Raises ValueError (or FileProblemError) where any key or shape is not this method's."""
+
+    @abstractmethod
+    def save(self, attached: Attached, folder: Path) -> None:
+        """Writes what `restore` needs into an empty folder."""
+
+    def optimizer(self, attached: Attached) -> torch.optim.Optimizer:
+        """AdamW; the learning rates of its groups are their peaks."""
+        how = self.config.optimization
+        return torch.optim.AdamW(attached.trainable.values(), lr=how.lr, weight_decay=how.weight_decay)
+
+    def penalty(self, attached: Attached) -> Tensor | float:
+        """What is added to the cross-entropy."""
+        return 0.0
+
+    def after_step(self, attached: Attached, step: int) -> None:
+        """Called after each optimiser step (counted from 0), while the gradients are still there."""
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators start from the seed inside the block and are as before after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def layer_of(path: str) -> int | None:
+    """Index of the decoder layer that a module path lies in: its first all-digit part."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), None)
+
+
+def linear_paths(
+    model: nn.Module, names: Sequence[str], key: str = "target_modules", layers: Sequence[int] | None = None
+) -> list[str]:
+    """Full paths of the linear modules with one of these names inside numbered layers (or the given ones), sorted.
+
+    Raises ValueError for a name that no linear layer has, or a layer that is not there; the message
+    lists what there is.
+    """
+    paths = {p: layer_of(p) for p, m in model.named_modules() if isinstance(m, nn.Linear) and layer_of(p) is not None}
+    there = {p.rsplit(".", 1)[-1] for p in paths}
+    missing = sorted(set(names) - there)
+    if missing:
+        raise ValueError(f"method.{key}: this base has no linear {missing[0]!r} in its layers; it has {sorted(there)}")
+    indices = sorted({i for i in paths.values() if i is not None})
+    bad = sorted(set(layers or []) - set(indices))
+    if bad:
+        raise ValueError(f"method.layers: no layer {bad[0]}; this base has layers {indices[0]} to {indices[-1]}")
+    return sorted(p for p, i in paths.items() if p.rsplit(".", 1)[-1] in names and (layers is None or i in layers))
+
+
+@torch.no_grad()
+def fill_strictly(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Copies saved tensors into parameters. Raises ValueError for a key too few or too many, or another shape or type."""
+    missing, foreign = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
+    if missing:
+        raise ValueError(f"{folder}: the adapter lacks {len(missing)} keys, first {missing[0]!r}")
+    if foreign:
+        raise ValueError(f"{folder}: the adapter has {len(foreign)} keys too many, first {foreign[0]!r}")
+    for name, parameter in parameters.items():
+        saved = tensors[name]
+        if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
+            raise ValueError(
+                f"{folder}: {name!r} is {tuple(saved.shape)} {saved.dtype}, "
+                f"this base needs {tuple(parameter.shape)} {parameter.dtype}"
+            )
+        parameter.copy_(saved)
+
+
+def check_targets(names: Sequence[str], key: str = "target_modules") -> None:
+    """Raises ValueError for an empty list of target modules."""
+    if not names:
+        raise ValueError(f"method.{key} is empty: name at least one linear module, like q_proj")
+
+
+def check_at_least(config: Any, minimum: float, *keys: str) -> None:
+    """Raises ValueError where a field of a config is below a minimum."""
+    for key in keys:
+        if getattr(config, key) < minimum:
+            raise ValueError(f"method.{key} must be at least {minimum}, not {getattr(config, key)}")
+
+
+def check_positive(config: Any, *keys: str) -> None:
+    """Raises ValueError where a field of a config is not positive."""
+    for key in keys:
+        if getattr(config, key) <= 0:
+            raise ValueError(f"method.{key} must be positive, not {getattr(config, key)}")
