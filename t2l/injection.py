@@ -4,8 +4,8 @@
         loss = model(**batch).loss
         loss.backward()          # inside the block: gradient checkpointing recomputes with the adapters on
 
-Adapters are applied by forward hooks on the target linears: y += scaling * (x A^T) B^T as one batched
-matmul per module (LoRA, Hu et al. 2021, eq. 3). Only the linear's input and output are used, so 4-bit
+Adapters are applied by forward hooks on the target linears: y += scaling * (x A^T) B^T in two batched
+matmuls per module (LoRA, Hu et al. 2021, eq. 3). Only the linear's input and output are used, so 4-bit
 and 8-bit linears work the same way, and nothing is copied per token.
 """
 
@@ -22,30 +22,33 @@ from torch import Tensor, nn
 from t2l.lora import LoraSpec, LoraWeights
 
 
-def lora_delta(
+def add_lora(
+    output: Float[Tensor, "rows ... d_out"],
     x: Float[Tensor, "rows ... d_in"],
     A: Float[Tensor, "batch rank d_in"],
     B: Float[Tensor, "batch d_out rank"],
     scaling: float,
 ) -> Float[Tensor, "rows ... d_out"]:
-    """scaling * B A x, where consecutive groups of rows / batch rows share an adapter.
+    """output + scaling * B A x, where consecutive groups of rows / batch rows share an adapter.
 
-    Row i runs under adapter i // (rows / batch). Raises ValueError unless batch divides rows.
+    Row i runs under adapter i // (rows / batch). Two batched matmuls, the second of which adds and
+    scales as it goes; computed in the adapter's dtype, returned in the output's.
+    Raises ValueError unless batch divides rows.
     """
     rows, batch = x.shape[0], A.shape[0]
     if rows % batch:
         raise ValueError(f"{batch} adapters cannot share {rows} rows evenly: rows must be a multiple of adapters")
-    flat = x.reshape(batch, -1, x.shape[-1]).to(A.dtype)
-    down = torch.bmm(flat, A.transpose(1, 2))
-    up = torch.bmm(down, B.transpose(1, 2))
-    return (scaling * up).reshape(*x.shape[:-1], B.shape[1])
+    down = torch.bmm(x.reshape(batch, -1, x.shape[-1]).to(A.dtype), A.transpose(1, 2))
+    base = output.reshape(batch, -1, output.shape[-1]).to(A.dtype)
+    added = torch.baddbmm(base, down, B.transpose(1, 2), alpha=scaling)
+    return added.reshape(output.shape).to(output.dtype)
 
 
 def _hook(A: Tensor, B: Tensor, scaling: float) -> Any:
-    def add_delta(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output + lora_delta(args[0], A, B, scaling).to(output.dtype)
+    def add(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return add_lora(output, args[0], A, B, scaling)
 
-    return add_delta
+    return add
 
 
 @contextmanager

@@ -65,14 +65,15 @@ def train_attached(
 def train_task(library: MethodLibrary, base: BaseModel, task: Task, seed: int) -> bool:
     """Trains the library's method on one task and saves it. Returns whether it did not diverge.
 
-    The recorded time covers attaching and all optimiser steps, not tokenizing or saving.
+    The recorded time covers attaching and all optimiser steps, not tokenizing or saving; the processor time
+    beside it (of all threads) does not depend on what else the machine does.
     """
     method = library.method
     rows = tokenize_examples(base.tokenizer, task.examples["train"], max_length=method.config.optimization.max_length)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     with method.attach(base, initial_seed(seed, task.name)) as attached:
         loss = train_attached(method, attached, base, rows, seed, task.name)
-        elapsed = time.perf_counter() - start
+        elapsed, cpu_elapsed = time.perf_counter() - start, time.process_time() - cpu_start
         if not (math.isfinite(loss) and all(bool(p.isfinite().all()) for p in attached.trainable.values())):
             log.warning("%s on task %s diverged (loss %s): left out", method.name, task.name, loss)
             return False
@@ -82,6 +83,7 @@ def train_task(library: MethodLibrary, base: BaseModel, task: Task, seed: int) -
             "final_loss": loss,
             "trainable_parameters": attached.parameter_count,
             "training_time_s": round(elapsed, 3),
+            "training_cpu_time_s": round(cpu_elapsed, 3),
         }
         library.save(task.name, attached, provenance)
     return True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from t2l.lora import LoraWeights
 from t2l.tasks import IGNORE_INDEX
@@ -81,17 +84,61 @@ def _inner(
     return ((b1.transpose(-1, -2) @ b2) * (a1 @ a2.transpose(-1, -2))).sum(dim=(1, 2, 3))
 
 
+CANCELLATION = 64.0
+"""how much larger than its sum the terms of a distance may be before factors are aligned"""
+
+
+class _ProductDistance(torch.autograd.Function):
+    """||B A - B' A'||_F^2 per adapter, with its closed-form gradient in A and B.
+
+    For any rank x rank K the difference of the products is P Q with
+        P = [B - B' + B' K, B'],   Q = [A; A - A' - K A],
+    so ||P Q||^2 = sum((P^T P) * (Q Q^T)). K = 0 keeps every digit where the factors themselves are
+    close. Where they are not, but their products are (a change of gauge), the terms cancel; then
+    K = (A - A') A^T (A A^T)^-1 makes the rows of A - A' - K A orthogonal to those of A, and the cross
+    terms vanish.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, ta: Tensor, tb: Tensor) -> Tensor:
+        rank, shift = a.shape[-2], None
+        p, q = torch.cat([b - tb, tb], dim=-1), torch.cat([a, a - ta], dim=-2)
+        gram_p, gram_q = p.mT @ p, q @ q.mT
+        terms = gram_p * gram_q
+        value = terms.sum(dim=(1, 2, 3))
+        if bool((terms.abs().sum(dim=(1, 2, 3)) > CANCELLATION * value).any()):
+            gram = gram_q[..., :rank, :rank]
+            scale = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
+            ridge = (1e-6 * scale + torch.finfo(a.dtype).tiny) * torch.eye(rank, dtype=a.dtype, device=a.device)
+            shift = torch.linalg.solve(gram + ridge, gram_q[..., rank:, :rank], left=False)
+            p, q = torch.cat([b - tb + tb @ shift, tb], dim=-1), torch.cat([a, a - ta - shift @ a], dim=-2)
+            gram_p, gram_q = p.mT @ p, q @ q.mT
+            value = (gram_p * gram_q).sum(dim=(1, 2, 3))
+        ctx.save_for_backward(p, q, gram_p, gram_q, shift)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        p, q, gram_p, gram_q, shift = ctx.saved_tensors
+        rank = q.shape[-2] // 2
+        gradient = 2 * gradient[:, None, None, None]
+        left = gram_p[..., :rank, :] + gram_p[..., rank:, :]  # B^T P
+        if shift is not None:
+            left = left - shift.mT @ gram_p[..., rank:, :]
+        return (gradient * left) @ q, p @ (gradient * gram_q[..., :rank]), None, None
+
+
 def frobenius_distance(predicted: LoraWeights, target: LoraWeights) -> Float[Tensor, " batch"]:
     """Squared Frobenius distance between the products BA, summed over layers and modules.
 
-    ||B A - B' A'||^2 = <BA, BA> - 2 <BA, B'A'> + <B'A', B'A'>, each inner product from Gram matrices of
-    size rank x rank, at a cost of O(rank^2 (d_in + d_out)) where the product would cost
-    O(rank d_in d_out). Exact, and unchanged when (B, A) becomes (B M^-1, M A).
+    From Gram matrices of size 2 rank x 2 rank, at a cost of O(rank^2 (d_in + d_out)) where the product
+    would cost O(rank d_in d_out). Exact, unchanged when (B, A) becomes (B M^-1, M A), and safe from
+    cancellation for nearly equal adapters. Gradients flow to `predicted` alone.
     """
     total = torch.zeros(predicted.batch_size, device=predicted.tensors()[0].device)
     for k in predicted.A:
-        a, b, ta, tb = predicted.A[k], predicted.B[k], target.A[k], target.B[k]
-        total = total + _inner(a, b, a, b) - 2 * _inner(a, b, ta, tb) + _inner(ta, tb, ta, tb)
+        total = total + _ProductDistance.apply(predicted.A[k], predicted.B[k], target.A[k], target.B[k])
     return total
 
 

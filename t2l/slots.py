@@ -69,14 +69,16 @@ class SlotConfig:
     max_length: int = 512
     """longest sequence in tokens; prompts are cut on the left"""
     bucket_by_length: bool = False
-    """an adapter's rows of one step are of like length, and a pass holds slots of like length"""
+    """whether an adapter's rows of one step are of like length"""
+    pass_cost: int = 512
+    """what a pass costs beside its tokens, in tokens; slots share passes so that tokens with padding + passes is least"""
     gradient_checkpointing: bool = False
     """recompute each decoder layer in the backward pass instead of keeping its activations"""
     autocast: bool = False
     """run the passes in bfloat16 where PyTorch's autocast allows; adapters stay in float32"""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "cycles", "rows_per_task", "check_every", "max_length"):
+        for key in ("steps", "cycles", "rows_per_task", "check_every", "max_length", "pass_cost"):
             if getattr(self, key) < 1:
                 raise ValueError(f"training.{key} must be at least 1, not {getattr(self, key)}")
         for key in ("lr", "clip", "stop_loss", "cycle_growth", "cycle_lr"):
@@ -137,8 +139,8 @@ class SlotAdamW:
     Parameters are stacked, [slots, ...]; update equations are those of `torch.optim.AdamW`.
     """
 
-    beta2, eps = 0.999, 1e-6
-    """eps: gradients of 1e-8 are rounding noise that a smaller one would scale up to full steps"""
+    beta2, eps = 0.999, 1e-5
+    """eps: far below a typical gradient, far above rounding noise, which a smaller one would scale up to full steps"""
 
     def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.0, beta1: float = 0.9) -> None:
         self.parameters, self.weight_decay, self.beta1 = list(parameters), weight_decay, beta1
@@ -180,6 +182,28 @@ def _per_slot(values: Float[Tensor, " slots"], like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
+def cheapest_passes(widths: Sequence[int], cost: float) -> list[list[int]]:
+    """Splits items into passes so that the sum over passes of (items * widest + cost) is least.
+
+    Dynamic programming over the distinct widths, in ascending order; a pass takes consecutive ones.
+    """
+    order = sorted(range(len(widths)), key=lambda i: widths[i])
+    ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or widths[order[i]] < widths[order[i + 1]]]
+    best: list[tuple[float, int]] = [
+        (0.0, 0)
+    ]  # for each number of ends taken: least cost, and where its last pass begins
+    for k, end in enumerate(ends, start=1):
+        width = widths[order[end - 1]]
+        begins = [0, *ends[: k - 1]]
+        best.append(min((best[j][0] + (end - begins[j]) * width + cost, j) for j in range(k)))
+    passes, k = [], len(ends)
+    while k:
+        begin = best[k][1]
+        passes.append(sorted(order[ends[begin - 1] if begin else 0 : ends[k - 1]]))
+        k = begin
+    return passes[::-1]
+
+
 @dataclass
 class _Slot:
     """What one slot is doing: its job, how far it is, when it ends, and what it has seen."""
@@ -211,7 +235,7 @@ class SlotTrainer:
         first = [self._queue.popleft() for _ in range(min(slots, len(jobs)))]
         self._slots = [self._occupy(job) for job in first]
         start = concatenate(initial_adapter(spec, seed, j.name, config.shared_a) for j in first)
-        self._adopt(start.to(base.device))
+        self.adopt(start.to(base.device))
 
     @property
     def done(self) -> bool:
@@ -228,7 +252,8 @@ class SlotTrainer:
         order = RowCycle(len(job.rows), self.seed, job.name, self.config.rows_per_task, lengths)
         return _Slot(job, order, deque(maxlen=max(1, self.config.steps // 10)), self.config.steps)
 
-    def _adopt(self, weights: LoraWeights) -> None:
+    def adopt(self, weights: LoraWeights) -> None:
+        """Trains these weights, one adapter per slot, in their dtype; optimiser state starts anew."""
         A = {k: v.requires_grad_(self.config.train_a) for k, v in weights.A.items()}
         B = {k: v.requires_grad_(True) for k, v in weights.B.items()}
         self.weights = LoraWeights(A, B)
@@ -253,17 +278,9 @@ class SlotTrainer:
         return losses.detach()
 
     def _passes(self, widths: Sequence[int]) -> list[list[int]]:
-        """Slots that share a pass: all, or those of like length where rows are bucketed."""
-        order = list(range(len(widths)))
-        if not self.config.bucket_by_length:
-            return [order]
-        order.sort(key=lambda i: widths[i])
-        passes = [[order[0]]]
-        for i in order[1:]:
-            if widths[i] > 1.5 * widths[passes[-1][0]]:
-                passes.append([])
-            passes[-1].append(i)
-        return [sorted(p) for p in passes]
+        """Slots that share a pass: of like length, where the padding saved outweighs what a pass costs."""
+        cost = self.config.pass_cost / self.config.rows_per_task
+        return cheapest_passes(widths, cost)
 
     def step(self) -> list[TrainedAdapter]:
         """One optimiser step of every slot. Returns the adapters that it finished, and refills their slots."""
@@ -353,6 +370,6 @@ class SlotTrainer:
         """Gives up empty slots, so that the queue's end wastes no computation."""
         self._slots = [self._slots[i] for i in keep]
         old = self.optimizer
-        self._adopt(self.weights.detach()[keep])
+        self.adopt(self.weights.detach()[keep])
         self.optimizer.mean = [m[keep] for m in old.mean]
         self.optimizer.square = [s[keep] for s in old.square]

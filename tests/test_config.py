@@ -54,6 +54,15 @@ def test_every_experiment_composes(name: str) -> None:
         composed("train", f"experiment={name}", "library=DIR")
 
 
+@pytest.mark.parametrize("name", [p.stem for p in (CONF / "hydra/launcher").glob("*.yaml")])
+def test_every_launcher_composes(name: str) -> None:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides=[f"hydra/launcher={name}"], return_hydra_config=True)
+    assert "hydra_plugins" in config.hydra.launcher["_target_"]
+
+
 def test_no_config_names_a_python_object() -> None:
     for path in CONF.rglob("*.yaml"):
         assert "_target_" not in path.read_text()

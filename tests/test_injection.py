@@ -6,7 +6,7 @@ from conftest import CONFIGS, random_adapters, tiny_model
 from torch import nn
 
 from t2l.base_model import LoraConfig, hash_parameters, lora_spec
-from t2l.injection import inject, lora_delta
+from t2l.injection import add_lora, inject
 from t2l.lora import LoraSpec, LoraWeights
 
 IDS = torch.randint(3, 400, (6, 9), generator=torch.Generator().manual_seed(1))
@@ -127,9 +127,22 @@ def test_foreign_model_is_refused_and_left_bare() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+def test_add_lora_is_the_papers_equation() -> None:
+    """y + scaling * B A x, row by row, whatever the dtypes; gradients reach x, A, B and y."""
+    generator = torch.Generator().manual_seed(0)
+    y, x, A, B = (torch.randn(*s, generator=generator) for s in ((6, 3, 5), (6, 3, 4), (2, 2, 4), (2, 5, 2)))
+    tensors = [t.double().requires_grad_() for t in (y, x, A, B)]
+    assert torch.autograd.gradcheck(lambda *t: add_lora(*t, 0.7), tensors)
+    expected = torch.stack([y[i] + 0.7 * x[i] @ A[i // 3].T @ B[i // 3].T for i in range(6)])
+    torch.testing.assert_close(add_lora(y, x, A, B, 0.7), expected)
+    mixed = add_lora(y.bfloat16(), x.bfloat16(), A, B, 0.7)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), expected, atol=0.1, rtol=0.05)
+
+
 def test_rows_must_divide() -> None:
     with pytest.raises(ValueError, match="rows must be a multiple of adapters"):
-        lora_delta(torch.zeros(5, 2, 8), torch.zeros(2, 4, 8), torch.zeros(2, 8, 4), 1.0)
+        add_lora(torch.zeros(5, 2, 8), torch.zeros(5, 2, 8), torch.zeros(2, 4, 8), torch.zeros(2, 8, 4), 1.0)
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
@@ -156,6 +169,6 @@ def test_quantised_linears(kind: str) -> None:
         injected = module(x)
         model(IDS).logits.square().mean().backward()
     name = spec.groups[0].name
-    expected = bare + lora_delta(x, weights.A[name][:, 0], weights.B[name][:, 0], spec.scaling).to(bare.dtype)
+    expected = add_lora(bare, x, weights.A[name][:, 0], weights.B[name][:, 0], spec.scaling)
     torch.testing.assert_close(injected, expected)
     assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in weights.tensors())

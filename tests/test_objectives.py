@@ -15,7 +15,7 @@ SPEC = lora_spec_from_config(CONFIGS["phi3"][0], LoraConfig(rank=3, target_modul
 
 
 def materialised_distance(one: LoraWeights, two: LoraWeights) -> Tensor:
-    total = torch.zeros(one.batch_size)
+    total = torch.zeros(one.batch_size, dtype=torch.float64)
     for k in one.A:
         total += (one.B[k] @ one.A[k] - two.B[k] @ two.A[k]).square().sum(dim=(1, 2, 3))
     return total
@@ -29,9 +29,11 @@ def gauge(weights: LoraWeights) -> LoraWeights:
 
 def test_frobenius_equals_the_materialised_product() -> None:
     one, two = random_adapters(SPEC, 4, seed=1), random_adapters(SPEC, 4, seed=2)
-    torch.testing.assert_close(frobenius_distance(one, two), materialised_distance(one, two), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        frobenius_distance(one, two).double(), materialised_distance(one, two), rtol=1e-4, atol=1e-3
+    )
     zero = random_adapters(SPEC, 4, seed=2).map(torch.zeros_like)
-    torch.testing.assert_close(product_norm(one), materialised_distance(one, zero), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(product_norm(one).double(), materialised_distance(one, zero), rtol=1e-4, atol=1e-3)
 
 
 def test_frobenius_is_zero_on_its_target_and_blind_to_the_gauge() -> None:
@@ -51,6 +53,38 @@ def test_frobenius_gradient_equals_that_of_the_product() -> None:
         gradients.append([t.grad for t in one.tensors()])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("gap", [1.0, 1e-1, 1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("is_gauged", [False, True], ids=["near", "gauged"])
+def test_nearly_equal_adapters_do_not_cancel(dtype: torch.dtype, tolerance: float, gap: float, is_gauged: bool) -> None:
+    """The distance to a slightly moved copy, also under other factors, is that of the materialised product."""
+    one = random_adapters(SPEC, 2, seed=1).to(torch.float64)
+    moved = random_adapters(SPEC, 2, seed=2).to(torch.float64)
+    two = LoraWeights({k: one.A[k] + gap * moved.A[k] for k in one.A}, {k: one.B[k] + gap * moved.B[k] for k in one.B})
+    if is_gauged:
+        m = torch.eye(3, dtype=torch.float64) + 0.3 * torch.randn(3, 3, generator=torch.Generator().manual_seed(3))
+        two = LoraWeights({k: m @ a for k, a in two.A.items()}, {k: b @ m.inverse() for k, b in two.B.items()})
+    one, two = one.to(dtype), two.to(dtype)
+    exact = materialised_distance(one.to(torch.float64), two.to(torch.float64))
+    torch.testing.assert_close(frobenius_distance(one, two).double(), exact.double(), rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("is_gauged", [False, True], ids=["near", "gauged"])
+def test_gradient_of_nearly_equal_adapters(is_gauged: bool) -> None:
+    target = random_adapters(SPEC, 2, seed=1).to(torch.float64)
+    start = target.map(lambda t: t + 1e-4 * torch.randn(t.shape, generator=torch.Generator().manual_seed(5)).double())
+    if is_gauged:
+        m = torch.eye(3, dtype=torch.float64) + 0.3 * torch.randn(3, 3, generator=torch.Generator().manual_seed(3))
+        start = LoraWeights({k: m @ a for k, a in start.A.items()}, {k: b @ m.inverse() for k, b in start.B.items()})
+    gradients = []
+    for distance in (frobenius_distance, materialised_distance):
+        one = start.map(lambda t: t.detach().clone().requires_grad_())
+        distance(one, target).sum().backward()
+        gradients.append(one.map(lambda t: t.grad if t.grad is not None else torch.zeros(0)).tensors())
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))
 
 
 def test_l1_is_the_mean_over_elements() -> None:

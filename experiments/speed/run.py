@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         benchmarks[name] = [case.to_json() for case in module.run(scale, device)]
         about["time_s"][name] = round(time.perf_counter() - start, 1)
         for case in benchmarks[name]:
-            print(case_line(case))
+            print(case_line(case), flush=True)
             for target in case["targets"]:
-                print(f"    {target_line(target)}")
+                print(f"    {target_line(target)}", flush=True)
         write_report(parsed.out, benchmarks, about)
     print(f"report: {parsed.out / 'report.md'}")
 
