@@ -41,6 +41,28 @@ def collate(rows: Sequence[TokenizedExample], pad_id: int, device: torch.device)
     return TokenBatch(*(torch.from_numpy(x).to(device) for x in (ids, mask, labels)))
 
 
+def cheapest_passes(widths: Sequence[int], cost: float) -> list[list[int]]:
+    """Splits items into passes so that the sum over passes of (items * widest + cost) is least.
+
+    Dynamic programming over the distinct widths, in ascending order; a pass takes consecutive ones.
+    """
+    order = sorted(range(len(widths)), key=lambda i: widths[i])
+    ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or widths[order[i]] < widths[order[i + 1]]]
+    best: list[tuple[float, int]] = [
+        (0.0, 0)
+    ]  # for each number of ends taken: least cost, and where its last pass begins
+    for k, end in enumerate(ends, start=1):
+        width = widths[order[end - 1]]
+        begins = [0, *ends[: k - 1]]
+        best.append(min((best[j][0] + (end - begins[j]) * width + cost, j) for j in range(k)))
+    passes, k = [], len(ends)
+    while k:
+        begin = best[k][1]
+        passes.append(sorted(order[ends[begin - 1] if begin else 0 : ends[k - 1]]))
+        k = begin
+    return passes[::-1]
+
+
 def collate_prompts(
     prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"]]:

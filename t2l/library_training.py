@@ -6,9 +6,12 @@ already on disk, and what becomes of adapters that diverge.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import collate
 from t2l.distributed import World
+from t2l.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec
@@ -38,11 +42,15 @@ class LibraryTrainingConfig(SlotConfig):
     """adapters that share a forward pass; None: as many as memory_gb holds"""
     memory_gb: float = 4.0
     """memory (GiB, beside the base model's) that tasks_at_once=null may fill"""
+    snapshot_every: int = 200
+    """steps of the trainer between snapshots, from which a killed run goes on to the very same adapters"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tasks_at_once is not None and self.tasks_at_once < 1:
             raise ValueError(f"training.tasks_at_once must be at least 1, not {self.tasks_at_once}; null: automatic")
+        if self.snapshot_every < 1:
+            raise ValueError(f"training.snapshot_every must be at least 1, not {self.snapshot_every}")
         if self.memory_gb <= 0:
             raise ValueError(f"training.memory_gb must be positive, not {self.memory_gb}")
 
@@ -75,6 +83,43 @@ def bytes_per_task(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob],
     return 4 * 4 * spec.parameters_per_adapter + config.rows_per_task * activations
 
 
+class Snapshots:
+    """The state of a trainer on disk, whole or absent.
+
+    Adapters do not depend on their neighbours, but the last bits of float32 do; from a snapshot, a
+    killed run goes on with the neighbours it had.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder, self.identity = folder, dict(identity)
+
+    def save(self, trainer: SlotTrainer) -> None:
+        """Writes the trainer's state in place of an earlier one."""
+        record, tensors = trainer.snapshot()
+        with atomic_folder(self.folder) as temporary:
+            write_tensors(temporary / "trainer.safetensors", tensors)
+            write_json(temporary / "trainer.json", {"identity": self.identity, **record})
+
+    def names(self) -> list[str]:
+        """Jobs of the snapshot, in slots or queued; none where there is no snapshot of this identity."""
+        if not (self.folder / "trainer.json").is_file():
+            return []
+        record = read_json(self.folder / "trainer.json")
+        if record["identity"] != json.loads(json.dumps(self.identity)):
+            return []
+        return [*(s["name"] for s in record["slots"]), *record["queue"]]
+
+    def resume(self, trainer: SlotTrainer, jobs: Sequence[TrainingJob]) -> None:
+        """Brings a trainer of exactly these jobs to the snapshot's state, where there is one."""
+        if set(self.names()) == {j.name for j in jobs}:
+            record = read_json(self.folder / "trainer.json")
+            trainer.restore(record, read_tensors(self.folder / "trainer.safetensors"), jobs)
+
+    def remove(self) -> None:
+        """Deletes the snapshot: there is nothing left to go on with."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def tasks_at_once(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], config: LibraryTrainingConfig) -> int:
     """How many tasks share a pass: as configured, or as many as the memory budget holds."""
     if config.tasks_at_once is not None:
@@ -93,10 +138,12 @@ def train_adapters(
     seed: int,
     on_finished: Callable[[TrainedAdapter], None] | None = None,
     world: World | None = None,
+    snapshots: Snapshots | None = None,
 ) -> list[TrainedAdapter]:
     """Trains one adapter per job and returns them in the jobs' order.
 
     Args:
+        snapshots: where the trainer's state is kept, and taken up from where there is one.
         on_finished: called with each adapter as soon as it is finished.
         world: several processes deal the jobs out among themselves; each of them hears of every
             adapter, a little later.
@@ -106,21 +153,28 @@ def train_adapters(
     world = world or World()
     mine = jobs[world.rank :: world.size]
     trainer = SlotTrainer(base, spec, mine, tasks_at_once(base, spec, mine, config), config, seed) if mine else None
+    if snapshots is not None and trainer is not None:
+        snapshots.resume(trainer, jobs)
     finished: dict[str, TrainedAdapter] = {}
-    is_everyone_done = False
+    is_everyone_done, steps = False, 0
     while not is_everyone_done:
         fresh: list[TrainedAdapter] = []
         # A process that is done waits at the gathering for the others.
         for _ in range(1 if world.size == 1 else STEPS_BETWEEN_GATHERINGS):
             if trainer is not None and not trainer.done:
                 fresh.extend(trainer.step())
+                steps += 1
         gathered = world.gather((trainer is None or trainer.done, fresh))
         is_everyone_done = all(done for done, _ in gathered)
         for adapter in (a for _, adapters in gathered for a in adapters):
             finished[adapter.name] = adapter
             if on_finished is not None:
                 on_finished(adapter)
-    return [finished[j.name] for j in jobs]
+        if snapshots is not None and trainer is not None and steps % config.snapshot_every == 0 and not trainer.done:
+            snapshots.save(trainer)
+    if snapshots is not None:
+        snapshots.remove()
+    return [finished[j.name] for j in jobs if j.name in finished]
 
 
 def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig) -> TrainingJob:
@@ -135,7 +189,7 @@ def _longest(job: TrainingJob) -> int:
 
 
 # How tasks share the machine does not change an adapter, so it is no part of its recipe.
-_NOT_RECIPE = ("tasks_at_once", "memory_gb", "gradient_checkpointing")
+_NOT_RECIPE = ("tasks_at_once", "memory_gb", "gradient_checkpointing", "pass_cost", "snapshot_every")
 
 
 def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[str, Any]:
@@ -168,6 +222,13 @@ def train_library(
     world = world or World()
     recipes = {t.name: _recipe(t.examples_hash(), config, seed) for t in tasks}
     missing = [t for t in tasks if not library.holds(t.name, recipes[t.name])]
+    snapshots = None
+    if world.size == 1:
+        identity = {"recipes": recipes, "tasks_at_once": config.tasks_at_once, "pass_cost": config.pass_cost}
+        snapshots = Snapshots(library.folder / ".in_progress", identity)
+        again = set(snapshots.names())
+        if again and again >= {t.name for t in missing}:  # a few finished since the snapshot; they come out the same
+            missing = [t for t in tasks if t.name in again]
     log.info("library %s: %d of %d adapters to train", library.folder, len(missing), len(tasks))
     # Tasks of like length share a pass, so that little of it is padding.
     jobs = sorted((_job(base, t, config) for t in missing), key=lambda j: (_longest(j), j.name))
@@ -184,7 +245,7 @@ def train_library(
             elif world.is_main:
                 library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)})
 
-        train_adapters(base, library.spec, jobs, config, seed, keep, world)
+        train_adapters(base, library.spec, jobs, config, seed, keep, world, snapshots)
     return failed
 
 

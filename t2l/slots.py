@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from t2l.base_model import BaseModel, checkpointing, label_logits
-from t2l.batches import RowCycle, collate
+from t2l.batches import RowCycle, cheapest_passes, collate
 from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights, concatenate, fresh_lora
 from t2l.objectives import label_loss
@@ -182,28 +183,6 @@ def _per_slot(values: Float[Tensor, " slots"], like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def cheapest_passes(widths: Sequence[int], cost: float) -> list[list[int]]:
-    """Splits items into passes so that the sum over passes of (items * widest + cost) is least.
-
-    Dynamic programming over the distinct widths, in ascending order; a pass takes consecutive ones.
-    """
-    order = sorted(range(len(widths)), key=lambda i: widths[i])
-    ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or widths[order[i]] < widths[order[i + 1]]]
-    best: list[tuple[float, int]] = [
-        (0.0, 0)
-    ]  # for each number of ends taken: least cost, and where its last pass begins
-    for k, end in enumerate(ends, start=1):
-        width = widths[order[end - 1]]
-        begins = [0, *ends[: k - 1]]
-        best.append(min((best[j][0] + (end - begins[j]) * width + cost, j) for j in range(k)))
-    passes, k = [], len(ends)
-    while k:
-        begin = best[k][1]
-        passes.append(sorted(order[ends[begin - 1] if begin else 0 : ends[k - 1]]))
-        k = begin
-    return passes[::-1]
-
-
 @dataclass
 class _Slot:
     """What one slot is doing: its job, how far it is, when it ends, and what it has seen."""
@@ -220,6 +199,9 @@ class _Slot:
     checks_since_best: int = 0
     best_loss: float = math.inf
     best: LoraWeights | None = field(default=None, repr=False)
+
+
+_PROGRESS = ("end", "start", "step", "cycles", "checks_since_best", "best_loss")
 
 
 class SlotTrainer:
@@ -277,18 +259,14 @@ class SlotTrainer:
                 losses.sum().backward()
         return losses.detach()
 
-    def _passes(self, widths: Sequence[int]) -> list[list[int]]:
-        """Slots that share a pass: of like length, where the padding saved outweighs what a pass costs."""
-        cost = self.config.pass_cost / self.config.rows_per_task
-        return cheapest_passes(widths, cost)
-
     def step(self) -> list[TrainedAdapter]:
         """One optimiser step of every slot. Returns the adapters that it finished, and refills their slots."""
         count = self.config.rows_per_task
         rows = [[s.job.rows[i] for i in s.order.take(s.step, count)] for s in self._slots]
         losses = torch.zeros(len(self._slots), device=self.base.device)
         with checkpointing(self.base.model) if self.config.gradient_checkpointing else nullcontext():
-            for slots in self._passes([max(r.length for r in group) for group in rows]):
+            widths = [max(r.length for r in group) for group in rows]
+            for slots in cheapest_passes(widths, self.config.pass_cost / count):
                 losses[slots] = self._losses(slots, [r for i in slots for r in rows[i]])
         self.optimizer.clip(self.config.clip)
         warmup = self.config.warmup_fraction
@@ -373,3 +351,40 @@ class SlotTrainer:
         self.adopt(self.weights.detach()[keep])
         self.optimizer.mean = [m[keep] for m in old.mean]
         self.optimizer.square = [s[keep] for s in old.square]
+
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that `restore` needs to go on to the very same adapters: a JSON-able record, and tensors."""
+        tensors = {f"weights.{i}": t.detach() for i, t in enumerate(self.weights.tensors())}
+        tensors |= {f"mean.{i}": t for i, t in enumerate(self.optimizer.mean)}
+        tensors |= {f"square.{i}": t for i, t in enumerate(self.optimizer.square)}
+        slots = []
+        for i, slot in enumerate(self._slots):
+            progress = {key: getattr(slot, key) for key in _PROGRESS}
+            slots.append({"name": slot.job.name, **progress, "has_best": slot.best is not None})
+            if slot.tail:
+                tensors[f"tail.{i}"] = torch.stack(list(slot.tail))
+            if slot.best is not None:
+                tensors |= {f"best.{i}.{k}": t for k, t in enumerate(slot.best.tensors())}
+        return {"slots": slots, "queue": [j.name for j in self._queue]}, tensors
+
+    def restore(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor], jobs: Sequence[TrainingJob]) -> None:
+        """Takes up a snapshot of a trainer with the same spec, config and seed, in place of its own beginning."""
+        by_name = {j.name: j for j in jobs}
+        self._queue = deque(by_name[name] for name in record["queue"])
+        self.adopt(self._weights(tensors, "weights").to(self.base.device))
+        for kind, moments in (("mean", self.optimizer.mean), ("square", self.optimizer.square)):
+            for i, moment in enumerate(moments):
+                moment.copy_(tensors[f"{kind}.{i}"])
+        self._slots = []
+        for i, entry in enumerate(record["slots"]):
+            slot = self._occupy(by_name[entry["name"]])
+            for key in _PROGRESS:
+                setattr(slot, key, entry[key])
+            slot.tail.extend(tensors[f"tail.{i}"].to(self.base.device) if f"tail.{i}" in tensors else [])
+            slot.best = self._weights(tensors, f"best.{i}") if entry["has_best"] else None
+            self._slots.append(slot)
+
+    def _weights(self, tensors: Mapping[str, Tensor], prefix: str) -> LoraWeights:
+        names = self.spec.group_names
+        A, B = ({n: tensors[f"{prefix}.{i + offset}"] for i, n in enumerate(names)} for offset in (0, len(names)))
+        return LoraWeights(A, B)

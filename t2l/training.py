@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel, label_logits
-from t2l.batches import TaskDraw, collate, draw_noise, draw_tasks, gather_embeddings
+from t2l.batches import TaskDraw, cheapest_passes, collate, draw_noise, draw_tasks, gather_embeddings
 from t2l.checkpoint import CheckpointRecord, latest_checkpoint, resume, save_checkpoint
 from t2l.distributed import World, unwrap
 from t2l.hypernetwork import Hypernetwork
@@ -54,13 +54,16 @@ class TrainerConfig:
     """shrinkage in (0, 1] of the within-task covariance that descriptions are whitened by; None leaves them"""
     description_noise: float = 0.0
     """norm of the Gaussian noise added to a (whitened) description in training, relative to its own"""
+    pass_cost: int = 512
+    """what a pass through the base costs beside its tokens, in tokens; tasks share passes so that tokens with
+    padding + passes is least (SFT)"""
     checkpoint_every: int = 100
     """steps between checkpoints"""
     log_every: int = 10
     """steps between lines of metrics.jsonl"""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "tasks_per_step", "rows_per_task", "checkpoint_every", "log_every"):
+        for key in ("steps", "tasks_per_step", "rows_per_task", "checkpoint_every", "log_every", "pass_cost"):
             if getattr(self, key) < 1:
                 raise ValueError(f"trainer.{key} must be at least 1, not {getattr(self, key)}")
         if self.lr <= 0 or self.clip <= 0:
@@ -155,6 +158,11 @@ class SftObjective:
     ) -> None:
         self.config, self.trainer, self.seed, self.base = config, trainer, seed, base
         self.rows, self.embeddings, self.world = rows, embeddings, world or World()
+        fewest = min(len(r) for r in rows)
+        if fewest < trainer.rows_per_task:
+            raise ValueError(
+                f"trainer.rows_per_task={trainer.rows_per_task} is more than a task has training examples ({fewest})"
+            )
 
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """One step on `tasks_per_step` tasks with `rows_per_task` examples each."""
@@ -164,18 +172,29 @@ class SftObjective:
         )  # fmt: skip
         device, share = self.base.device, self.world.share(len(draw.tasks), "trainer.tasks_per_step")
         mine = draw.part(share)
-        examples = [self.rows[t][i] for t, indices in zip(mine.tasks, mine.rows, strict=True) for i in indices]
-        batch = collate(examples, self.base.tokenizer.pad_token_id, device)
+        examples = [[self.rows[t][i] for i in indices] for t, indices in zip(mine.tasks, mine.rows, strict=True)]
         noise = self.trainer.description_noise
         weights = _generate(hypernetwork, self.embeddings, draw, share, noise, self.seed, step, device)
-        with inject(self.base.model, unwrap(hypernetwork).spec, weights):
-            found = label_logits(self.base.model, batch.input_ids, batch.attention_mask, batch.labels)
-            cross_entropy = label_loss(
-                found.logits, found.targets, found.rows, len(examples), self.config.label_smoothing
-            ).mean()
-            penalty = weight_penalty(weights)
-            (cross_entropy + self.config.weight_penalty * penalty).backward()
-        return {"train/loss": cross_entropy.item(), "train/weight_mean_square": penalty.item()}
+        # The base's passes end at the generated weights, whose gradients then go through the hypernetwork once.
+        leaves = weights.map(lambda t: t.detach().requires_grad_())
+        spec, loss = unwrap(hypernetwork).spec, torch.zeros((), device=device)
+        widths = [max(r.length for r in group) for group in examples]
+        for tasks in cheapest_passes(widths, self.trainer.pass_cost / len(examples[0])):
+            rows = [r for i in tasks for r in examples[i]]
+            adapters = leaves if len(tasks) == len(examples) else leaves[torch.tensor(tasks, device=device)]
+            with inject(self.base.model, spec, adapters):
+                part = self._row_losses(rows).sum() / (len(examples) * len(examples[0]))
+                part.backward()
+            loss += part.detach()
+        penalty = weight_penalty(leaves)
+        (self.config.weight_penalty * penalty).backward()
+        torch.autograd.backward(weights.tensors(), [t.grad for t in leaves.tensors()])
+        return {"train/loss": loss.item(), "train/weight_mean_square": penalty.item()}
+
+    def _row_losses(self, rows: Sequence[TokenizedExample]) -> Float[Tensor, " rows"]:
+        batch = collate(rows, self.base.tokenizer.pad_token_id, self.base.device)
+        found = label_logits(self.base.model, batch.input_ids, batch.attention_mask, batch.labels)
+        return label_loss(found.logits, found.targets, found.rows, len(rows), self.config.label_smoothing)
 
 
 class ReconstructionObjective:

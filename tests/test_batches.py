@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from t2l.batches import RowCycle, collate, collate_prompts, draw_tasks
+from t2l.batches import RowCycle, cheapest_passes, collate, collate_prompts, draw_tasks
 from t2l.suites.word_list_tokenizer import build_tokenizer
 from t2l.tasks import IGNORE_INDEX, Example, TokenizedExample, tokenize_examples, tokenize_prompts
 
@@ -53,3 +54,24 @@ def test_any_english_can_be_encoded_without_unknowns() -> None:
     tokenizer = build_tokenizer()
     text = "Hi! Could you please drop the odd integers, then sort what's left (A-Z)?"
     assert tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"), [(1e9, [[0, 1, 2, 3]]), (5.0, [[0, 2], [1, 3]]), (0.0, [[2], [0], [1, 3]])]
+)
+def test_passes_weigh_padding_against_their_cost(cost: float, expected: list[list[int]]) -> None:
+    assert cheapest_passes([11, 30, 10, 30], cost) == expected
+
+
+def test_passes_are_the_cheapest_of_all_splits() -> None:
+    widths = [7, 3, 9, 3, 21, 8, 20, 4]
+
+    def price(passes: list[list[int]]) -> float:
+        return sum(len(p) * max(widths[i] for i in p) + 12 for p in passes)
+
+    order = sorted(range(8), key=lambda i: widths[i])
+    cuts = [[c for c in range(1, 8) if mask >> c & 1] for mask in range(0, 256, 2)]
+    splits = [[order[a:b] for a, b in zip([0, *c], [*c, 8], strict=True)] for c in cuts]
+    found = cheapest_passes(widths, 12.0)
+    assert sorted(i for p in found for i in p) == list(range(8))
+    assert price(found) == min(price(split) for split in splits)
