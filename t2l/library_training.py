@@ -198,7 +198,12 @@ def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[st
 
 
 def _outcome(adapter: TrainedAdapter) -> dict[str, Any]:
-    return {"steps": adapter.steps, "final_loss": adapter.final_loss, "validation_loss": adapter.validation_loss}
+    return {
+        "steps": adapter.steps,
+        "final_loss": adapter.final_loss,
+        "validation_loss": adapter.validation_loss,
+        "training_time_s": round(adapter.training_time_s, 3),
+    }
 
 
 def train_library(

@@ -14,6 +14,7 @@ ones leave.
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -115,6 +116,8 @@ class TrainedAdapter:
     final_loss: float
     steps: int
     validation_loss: float | None = None
+    training_time_s: float = 0.0
+    """its share of the time of the passes it took part in"""
 
     @property
     def diverged(self) -> bool:
@@ -196,12 +199,13 @@ class _Slot:
     """step at which it began"""
     step: int = 0
     cycles: int = 1
+    time_s: float = 0.0
     checks_since_best: int = 0
     best_loss: float = math.inf
     best: LoraWeights | None = field(default=None, repr=False)
 
 
-_PROGRESS = ("end", "start", "step", "cycles", "checks_since_best", "best_loss")
+_PROGRESS = ("end", "start", "step", "cycles", "time_s", "checks_since_best", "best_loss")
 
 
 class SlotTrainer:
@@ -261,7 +265,7 @@ class SlotTrainer:
 
     def step(self) -> list[TrainedAdapter]:
         """One optimiser step of every slot. Returns the adapters that it finished, and refills their slots."""
-        count = self.config.rows_per_task
+        began, count = time.perf_counter(), self.config.rows_per_task
         rows = [[s.job.rows[i] for i in s.order.take(s.step, count)] for s in self._slots]
         losses = torch.zeros(len(self._slots), device=self.base.device)
         with checkpointing(self.base.model) if self.config.gradient_checkpointing else nullcontext():
@@ -279,6 +283,7 @@ class SlotTrainer:
         for i, slot in enumerate(self._slots):
             slot.step += 1
             slot.tail.append(losses[i])
+            slot.time_s += (time.perf_counter() - began) / len(self._slots)
         self._check()
         return self._harvest()
 
@@ -333,8 +338,8 @@ class SlotTrainer:
         last = list(slot.tail)[-max(1, slot.step // 10) :]
         final = float(torch.stack(last).mean())
         if slot.best is not None:
-            return TrainedAdapter(slot.job.name, slot.best, final, slot.step, slot.best_loss)
-        return TrainedAdapter(slot.job.name, self._copy(i), final, slot.step)
+            return TrainedAdapter(slot.job.name, slot.best, final, slot.step, slot.best_loss, slot.time_s)
+        return TrainedAdapter(slot.job.name, self._copy(i), final, slot.step, None, slot.time_s)
 
     @torch.no_grad()
     def _refill(self, i: int, job: TrainingJob) -> None:
