@@ -46,10 +46,10 @@ def test_every_benchmark_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_ratios_are_medians_of_rounds() -> None:
     seconds = {"slow": [2.0, 6.0, 30.0], "quick": [1.0, 2.0, 5.0]}
     targets = [Target("slow", "quick", at_most=2.9), Target("slow", "quick", at_least=3)]
-    case = Case("c", {"size": 1}, "quick", seconds, targets=targets, sweep=("size", 1)).to_json()
+    case = Case("c", {"size": 1}, "quick", seconds, targets=targets, sweeps={"size": 1}).to_json()
     assert case["contenders"]["slow"]["ratio"] == 3
     assert [t["met"] for t in case["targets"]] == [False, True]
-    bigger = {**case, "sweep": {"variable": "size", "value": 4}}
+    bigger = {**case, "sweeps": {"size": 4}}
     assert growth([bigger, case]) == {"size": {"slow": [(1, 3), (4, 3)], "quick": [(1, 1), (4, 1)]}}
 
 

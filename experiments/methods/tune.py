@@ -63,7 +63,7 @@ CANDIDATES: Mapping[str, list[tuple[dict[str, Any], Sequence[float]]]] = {
         ({"virtual_tokens": 16, "initial_values": "vocabulary"}, (0.003, 0.01, 0.03)),
         ({"virtual_tokens": 16, "initial_values": "random"}, (0.01, 0.03)),
     ],
-    "bitfit": [({}, (0.01, 0.03, 0.1))],
+    "bitfit": [({}, (0.01, 0.03, 0.1, 0.3))],
     "bottleneck_adapter": [
         ({"size": 16}, (0.001, 0.003, 0.01, 0.03)),
         ({"size": 64}, (0.003, 0.01)),
@@ -74,6 +74,9 @@ CANDIDATES: Mapping[str, list[tuple[dict[str, Any], Sequence[float]]]] = {
 STEPS = 150
 # What still fell short after that many steps, tried with more.
 LONGER: Mapping[str, list[tuple[dict[str, Any], Sequence[float]]]] = {
+    "ia3": [({}, (0.03, 0.1))],
+    "prompt_tuning": [({"virtual_tokens": 16, "initial_values": "vocabulary"}, (0.01, 0.03))],
+    "bitfit": [({}, (0.01, 0.03, 0.1))],
     "bottleneck_adapter": [({"size": 16}, (0.001, 0.003)), ({"size": 64}, (0.001,))],
 }
 LONGER_STEPS = 450

@@ -27,7 +27,7 @@ class Case:
     """One setting of a benchmark.
 
     `seconds[c][i]` is contender c's time per call in round i. Ratios are taken to `reference`, round by
-    round. `sweep` is (variable, value) where the case belongs to a sweep.
+    round. `sweeps` has the value of every size whose sweep the case is a point of.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Case:
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
     targets: Sequence[Target] = ()
     checks: Mapping[str, Any] = field(default_factory=dict)
-    sweep: tuple[str, float] | None = None
+    sweeps: Mapping[str, float] = field(default_factory=dict)
 
     def ratios(self, contender: str, against: str) -> list[float]:
         """time(contender) / time(against) in every round."""
@@ -67,7 +67,7 @@ class Case:
         return {
             "name": self.name,
             "setting": dict(self.setting),
-            "sweep": None if self.sweep is None else {"variable": self.sweep[0], "value": self.sweep[1]},
+            "sweeps": dict(self.sweeps),
             "reference": self.reference,
             "rounds": len(next(iter(self.seconds.values()))),
             "contenders": contenders,

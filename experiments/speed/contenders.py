@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -65,15 +65,10 @@ def copy_of(base: BaseModel) -> nn.Module:
     return copy.deepcopy(base.model, {id(t): t for t in tensors})
 
 
-def twin(base: BaseModel) -> BaseModel:
-    """The base with a model of its own on the same parameters."""
-    return replace(base, model=copy_of(base))
-
-
 @cache
 def suite() -> TaskSuite:
-    """The embedded suite."""
-    return build(WordListConfig())
+    """The embedded suite, with few examples per task."""
+    return build(WordListConfig(train_examples=16, validation_examples=1, test_examples=16))
 
 
 def suite_rows(base: BaseModel, tasks: int, rows: int, like_length: bool = False) -> list[list[TokenizedExample]]:

@@ -33,6 +33,9 @@ from t2l.evaluation.scoring import Question, greedy_answers, normalise_answer, q
 from t2l.lora import LoraSpec, LoraWeights, fresh_lora
 from t2l.tasks import tokenize_prompts
 
+FEW_QUESTIONS = 4
+"""per adapter, in the sweep over adapters"""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -50,11 +53,14 @@ class Setting:
 SCALES = {
     "toy": [Setting(TOY, 2, 2, 4, 2, 2)],
     "cpu": [
-        Setting(None, 64, 4, 256, 24, 5, has_target=True),
-        *(Setting(None, a, 4, 256, 24, 3) for a in (4, 16)),
+        Setting(None, 64, FEW_QUESTIONS, 256, 24, 5, has_target=True),
+        *(Setting(None, a, FEW_QUESTIONS, 256, 24, 3) for a in (4, 16)),
         Setting(None, 64, 16, 256, 24, 3),
     ],
-    "cuda": [Setting(MISTRAL_7B, 64, 4, 256, 32, 3, has_target=True), Setting(MISTRAL_7B, 16, 4, 64, 32, 3)],
+    "cuda": [
+        Setting(MISTRAL_7B, 64, FEW_QUESTIONS, 256, 32, 3, has_target=True),
+        Setting(MISTRAL_7B, 16, FEW_QUESTIONS, 64, 32, 3),
+    ],
 }
 
 
@@ -144,7 +150,7 @@ def _case(s: Setting, device: torch.device, folder: Path) -> Case:
         {name: peak_bytes(call, device) for name, call in calls.items()} if s.has_target else {},
         [Target(quicker, "t2l", at_least=5)] if s.has_target else [],
         {"same_answers_as_peft": sum(same) / len(same)},
-        sweep=("adapters", s.adapters) if s.questions == SCALES["cpu"][0].questions else None,
+        sweeps={"adapters": s.adapters} if s.questions == FEW_QUESTIONS else {},
     )  # fmt: skip
 
 

@@ -111,7 +111,7 @@ def run(scale: str, device: torch.device) -> list[Case]:
                     scaled,
                     peak,
                     checks={"adapters_per_second": best},
-                    sweep=("descriptions", count),
+                    sweeps={"descriptions": count},
                 )
             )  # fmt: skip
     return cases

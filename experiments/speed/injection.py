@@ -84,22 +84,22 @@ def _with(setting: Setting, variable: str, value: int) -> Setting:
 def run(scale: str, device: torch.device) -> list[Case]:
     """The layer at its main setting and over sweeps of one size at a time."""
     main, sweeps, rounds = SCALES[scale]
-    settings: list[tuple[Setting, tuple[str, float] | None]] = [(main, None)]
-    settings += [(_with(main, k, v), (k, v)) for k, values in sweeps.items() for v in values]
+    settings: list[tuple[Setting, dict[str, float]]] = [(main, {k: getattr(main, k) for k in sweeps})]
+    settings += [(_with(main, k, v), {k: v}) for k, values in sweeps.items() for v in values]
     cases = []
-    for setting, sweep in settings:
+    for setting, points in settings:
+        is_main = setting == main
         contenders = _contenders(setting, device)
         name = f"injection {setting.rows} rows x {setting.tokens} tokens, width {setting.width}, rank {setting.rank}"
-        is_main = sweep is None
         cases.append(
             Case(
                 name,
                 asdict(setting),
                 "bare",
-                interleave(contenders, device, rounds if is_main else min(rounds, 9), budget_s=12 if is_main else 4),
+                interleave(contenders, device, rounds if is_main else min(rounds, 9), budget_s=10 if is_main else 3),
                 {k: peak_bytes(call, device) for k, call in contenders.items()} if is_main else {},
                 [Target("injected", "bare", at_most=1.25)] if is_main and scale != "toy" else [],
-                sweep=sweep,
+                sweeps=points,
             )
         )
     return cases

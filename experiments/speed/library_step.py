@@ -1,6 +1,6 @@
 """Library step: one optimiser step of K adapters at once, against PEFT taking the K tasks in turn.
 
-The real loop of `train_adapters` is timed. PEFT trains the same rows per task in two ways: one model whose
+The trainer behind `train_adapters` is timed. PEFT trains the same rows per task in two ways: one model whose
 active adapter is switched, and one model per task on shared base parameters; the quicker one counts.
 The bare base runs forward and backward on all rows at once. Tasks are of like length, as in library
 training; every task's own PEFT batch is padded to its own longest row only.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,14 +31,13 @@ from experiments.speed.contenders import (
     random_rows,
     suite_rows,
     trainable,
-    twin,
 )
 from experiments.speed.settings import quickstart
-from experiments.speed.timing import interleave_loop, peak_bytes
+from experiments.speed.timing import Call, interleave, peak_bytes
 from t2l.base_model import BaseModel, lora_spec
 from t2l.batches import TokenBatch, collate
-from t2l.library_training import LibraryTrainingConfig, TrainingJob, train_adapters
 from t2l.lora import LoraSpec
+from t2l.slots import SlotConfig, SlotTrainer, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Setting:
 
 SCALES = {
     "toy": [Setting(TOY, 3, 2, 2)],
-    "cpu": [Setting(None, 64, 4, 15, has_target=True), *(Setting(None, k, 4, 10) for k in (1, 4, 16))],
+    "cpu": [Setting(None, 64, 4, 11, has_target=True), *(Setting(None, k, 4, 9) for k in (1, 4, 16))],
     "cuda": [
         Setting(MISTRAL_7B, 16, 2, 10, 256, has_target=True),
         *(Setting(MISTRAL_7B, k, 2, 8, 256) for k in (1, 4)),
@@ -104,24 +103,21 @@ def _case(setting: Setting, device: torch.device) -> Case:
     pad = base.tokenizer.pad_token_id
     everything = collate([r for task in rows for r in task], pad, device)
     batches = [collate(task, pad, device) for task in rows]
-    config = LibraryTrainingConfig(
-        steps=setting.rounds + 3, rows_per_task=setting.rows, tasks_at_once=setting.tasks, shared_a=True
-    )
+    config = SlotConfig(steps=10_000, rows_per_task=setting.rows, shared_a=True)
     jobs = [TrainingJob(str(i), task) for i, task in enumerate(rows)]
-    own = twin(base)
-    others = {
+    trainer = SlotTrainer(base, spec, jobs, len(jobs), config, seed=0)
+    calls: dict[str, Call] = {
+        "t2l": trainer.step,
         "bare": bare_step(copy_of(base), everything),
         "peft_switching": _switching(base, spec, batches, config.clip),
         "peft_separate": _separate(base, spec, batches, config.clip),
     }
-    seconds = interleave_loop(
-        "t2l", lambda: train_adapters(own, spec, jobs, config, 0), own.model.get_input_embeddings(), others, device
-    )
+    seconds = interleave(calls, device, setting.rounds, budget_s=40)
     quicker = min(("peft_switching", "peft_separate"), key=lambda name: statistics.median(seconds[name]))
     peak, targets = {}, []
     if setting.has_target:
-        peak = {name: peak_bytes(call, device) for name, call in others.items()}
-        peak["t2l"] = peak_bytes(lambda: train_adapters(own, spec, jobs, replace(config, steps=1), 0), device)
+        calls["t2l"] = lambda: SlotTrainer(base, spec, jobs, len(jobs), config, seed=0).step()
+        peak = {name: peak_bytes(call, device) for name, call in calls.items()}
         targets = [Target("t2l", "bare", at_most=1.15), Target(quicker, "t2l", at_least=2.5)]
     return Case(
         f"library step, {setting.tasks} tasks x {setting.rows} rows",
@@ -134,7 +130,7 @@ def _case(setting: Setting, device: torch.device) -> Case:
         seconds,
         peak,
         targets,
-        sweep=("tasks", setting.tasks),
+        sweeps={"tasks": setting.tasks},
     )  # fmt: skip
 
 

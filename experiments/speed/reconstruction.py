@@ -34,7 +34,7 @@ class Setting:
 
 MISTRAL = {"q_proj": (4096, 4096), "v_proj": (4096, 1024)}
 SQUARE = {"linear": (1024, 1024)}
-PRODUCT_COPIES = 7
+PRODUCT_COPIES = 4
 """products alive at once when their L1 is taken and differentiated, for the estimate of what fits"""
 
 
@@ -50,21 +50,18 @@ def _layers_that_fit(setting: Setting, device: torch.device) -> int:
     return max(1, min(setting.layers, free // 2 // each))
 
 
-def settings(scale: str, device: torch.device) -> list[tuple[Setting, tuple[str, float] | None]]:
-    """Settings and, for those of a sweep, the variable and its value."""
+def settings(scale: str, device: torch.device) -> list[tuple[Setting, dict[str, float]]]:
+    """Settings, each with the sizes whose sweep it is a point of."""
     if scale == "toy":
-        return [(Setting("toy", {"linear": (24, 16)}, 2, 2, 2), None)]
+        return [(Setting("toy", {"linear": (24, 16)}, 2, 2, 2), {})]
     square, mistral = Setting("width 1024", SQUARE, 8, 8), Setting("Mistral-7B", MISTRAL, 32, 1)
-    fits = _layers_that_fit(mistral, device)
-    # Two processor cores would spend minutes on building all 32 layers' products.
-    most = replace(mistral, layers=fits if scale == "cuda" else min(fits, 16))
-    sweep = [2, 8] if scale == "cpu" else [2, 8, 16]
-    return [
-        (square, ("rank", square.rank)),
-        (most, ("layers", most.layers)),
-        *((replace(mistral, layers=n), ("layers", n)) for n in sweep if n < most.layers),
-        *((replace(square, rank=r), ("rank", r)) for r in (2, 32)),
+    most = replace(mistral, layers=_layers_that_fit(mistral, device))
+    found: list[tuple[Setting, dict[str, float]]] = [
+        (square, {"rank": square.rank}),
+        (most, {"layers": most.layers}),
     ]
+    found += [(replace(mistral, layers=n), {"layers": n}) for n in (2, 8) if n < most.layers]
+    return found + [(replace(square, rank=r), {"rank": r}) for r in (2, 32)]
 
 
 def _pair(setting: Setting, device: torch.device) -> tuple[LoraWeights, LoraWeights]:
@@ -138,7 +135,7 @@ def _value_checks(device: torch.device) -> dict[str, object]:
     return checks
 
 
-def _case(setting: Setting, sweep: tuple[str, float] | None, is_main: bool, scale: str, device: torch.device) -> Case:
+def _case(setting: Setting, sweeps: dict[str, float], is_main: bool, scale: str, device: torch.device) -> Case:
     predicted, target = _pair(setting, device)
     losses: dict[str, Callable[[LoraWeights, LoraWeights], Tensor]] = {
         "factor_l1": l1_distance, "gram_frobenius": frobenius_distance, "product_l1": product_l1,
@@ -163,10 +160,10 @@ def _case(setting: Setting, sweep: tuple[str, float] | None, is_main: bool, scal
         {name: peak_bytes(call, device) for name, call in steps.items()} if is_main else {},
         [Target("product_l1", "gram_frobenius", at_least=200)] if has_target else [],
         _value_checks(device) if has_target or scale == "toy" else {},
-        sweep=sweep,
+        sweeps=sweeps,
     )
 
 
 def run(scale: str, device: torch.device) -> list[Case]:
     """The losses at two geometries, over layers and over ranks."""
-    return [_case(setting, sweep, i < 2, scale, device) for i, (setting, sweep) in enumerate(settings(scale, device))]
+    return [_case(setting, sweeps, i < 2, scale, device) for i, (setting, sweeps) in enumerate(settings(scale, device))]

@@ -47,20 +47,11 @@ def _table(cases: Sequence[Mapping[str, Any]]) -> str:
 
 
 def growth(cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Per swept variable and contender, (value, cost): time over the reference's at the smallest value.
-
-    A case without a sweep is the main setting, a point of every sweep through one of its sizes.
-    """
-    variables = dict.fromkeys(c["sweep"]["variable"] for c in cases if c["sweep"] is not None)
+    """Per swept variable and contender, (value, cost): time over the reference's at the smallest value."""
+    variables = dict.fromkeys(v for c in cases for v in c["sweeps"])
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for variable in variables:
-        points = []
-        for case in cases:
-            if case["sweep"] is not None and case["sweep"]["variable"] == variable:
-                points.append((case["sweep"]["value"], case))
-            elif case["sweep"] is None and variable in case["setting"]:
-                points.append((case["setting"][variable], case))
-        points.sort(key=lambda p: p[0])
+        points = sorted(((c["sweeps"][variable], c) for c in cases if variable in c["sweeps"]), key=lambda p: p[0])
         if len(points) < 2:
             continue
         first = points[0][1]

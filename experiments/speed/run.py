@@ -64,16 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = "toy" if parsed.toy else parsed.device
     benchmarks: dict[str, list[dict[str, Any]]] = {}
     about = {**_about(device, scale), "clock": parsed.clock, "time_s": {}}
-    for name in parsed.only:
-        start = time.perf_counter()
-        module = importlib.import_module(f"experiments.speed.{name}")
-        benchmarks[name] = [case.to_json() for case in module.run(scale, device)]
-        about["time_s"][name] = round(time.perf_counter() - start, 1)
-        for case in benchmarks[name]:
-            print(case_line(case), flush=True)
-            for target in case["targets"]:
-                print(f"    {target_line(target)}", flush=True)
-        write_report(parsed.out, benchmarks, about)
+    try:
+        for name in parsed.only:
+            start = time.perf_counter()
+            module = importlib.import_module(f"experiments.speed.{name}")
+            benchmarks[name] = [case.to_json() for case in module.run(scale, device)]
+            about["time_s"][name] = round(time.perf_counter() - start, 1)
+            for case in benchmarks[name]:
+                print(case_line(case), flush=True)
+                for target in case["targets"]:
+                    print(f"    {target_line(target)}", flush=True)
+    finally:
+        if benchmarks:
+            write_report(parsed.out, benchmarks, about)
     print(f"report: {parsed.out / 'report.md'}")
 
 

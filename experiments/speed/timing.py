@@ -12,10 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 Call = Callable[[], object]
 SHORTEST_S = 0.01
@@ -94,22 +92,20 @@ def interleave(
 
 
 def interleave_loop(
-    name: str, loop: Call, marker: nn.Module, others: Mapping[str, Call], device: torch.device
+    name: str, loop: Callable[[Call], object], others: Mapping[str, Call], device: torch.device
 ) -> dict[str, list[float]]:
     """Times a training loop that cannot be called one step at a time, against other contenders.
 
-    Whenever the loop enters `marker`, a module that it runs exactly once per step, the other contenders
-    take their turn. The time from there to the next entry is one whole step of the real loop, update,
-    logging and all. The first step warms up.
+    Whenever a step of the loop begins, the other contenders take their turn. From there to the beginning
+    of the next step is one whole step of the real loop: update, logging and all. The first one warms up.
 
     Args:
         name: what the loop is called among the contenders.
-        others: they must not run `marker` themselves.
+        loop: runs the loop; it must call its argument once at the beginning of every step.
     """
-    turns, own = Rounds(others, device), list[float]()
-    resumed: list[float] = []
+    turns, own, resumed = Rounds(others, device), list[float](), list[float]()
 
-    def interpose(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+    def mark() -> None:
         if not resumed:
             turns.warm_up()
         else:
@@ -117,11 +113,7 @@ def interleave_loop(
             turns.round()
         resumed.append(clock(device))
 
-    handle = marker.register_forward_pre_hook(interpose)
-    try:
-        loop()
-    finally:
-        handle.remove()
+    loop(mark)
     return {name: own[1:], **{other: seconds[1:] for other, seconds in turns.seconds.items()}}
 
 
