@@ -121,3 +121,20 @@ def _check_config(folder: Path, config: Mapping[str, Any], spec: LoraSpec) -> No
 def load_provenance(folder: Path) -> dict[str, Any]:
     """What `save_adapter` recorded about the adapter. Raises FileProblemError where there is none."""
     return read_json(folder / PROVENANCE_FILE)
+
+
+def made_by(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether an adapter folder is there, whole, and was made by exactly this recipe.
+
+    Raises ValueError where it was made otherwise: nothing is overwritten.
+    """
+    if not (folder / PROVENANCE_FILE).is_file():
+        return False
+    found = load_provenance(folder)
+    for key, value in recipe.items():
+        if found.get(key) != value:
+            raise ValueError(
+                f"{folder} was made with {key}={found.get(key)!r}, now it is {value!r}: "
+                "choose another run_dir, or remove this one"
+            )
+    return True

@@ -296,8 +296,8 @@ def meta_model(config: Any) -> nn.Module:
         return AutoModelForCausalLM.from_config(config)
 
 
-def _layer_index(path: str) -> int | None:
-    """Index of the decoder layer in a module path: its first all-digit part."""
+def layer_of(path: str) -> int | None:
+    """Index of the decoder layer that a module path lies in: its first all-digit part; None outside of layers."""
     return next((int(part) for part in path.split(".") if part.isdigit()), None)
 
 
@@ -315,7 +315,7 @@ def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:
     linears: set[str] = set()
     layer_indices: set[int] = set()
     for path, module in model.named_modules():
-        layer = _layer_index(path)
+        layer = layer_of(path)
         if layer is None or not isinstance(module, nn.Linear):
             continue
         name = path.rsplit(".", 1)[-1]

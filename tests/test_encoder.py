@@ -67,6 +67,31 @@ def test_the_packaged_encoder_tells_meanings_apart() -> None:
     assert similarity(animals, creatures, dim=0) > similarity(animals, primes, dim=0) + 0.1
 
 
+def test_pooled_layers_are_the_means_of_hidden_states(tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["Keep only the animals.", "Say how many of the words in the list are names of countries."]
+    own = TaskEncoder(EncoderConfig(cache="")).encode(texts)
+    pooled = TaskEncoder(EncoderConfig(cache=str(tmp_path), layers=[1, 6])).encode(texts)
+    model = AutoModel.from_pretrained(packaged_minilm())
+    tokenizer = AutoTokenizer.from_pretrained(packaged_minilm())
+    with torch.no_grad():
+        for i, text in enumerate(texts):
+            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+            first = torch.nn.functional.normalize(states[1][0].mean(dim=0), dim=0)
+            torch.testing.assert_close(pooled[i, :384], first, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled[:, 384:], own, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_make_another_encoder_and_must_be_there() -> None:
+    plain, pooled = EncoderConfig(cache=""), EncoderConfig(cache="", layers=[0, 6])
+    assert TaskEncoder(plain).identity != TaskEncoder(pooled).identity
+    with pytest.raises(ValueError, match=r"no hidden layer 7; it has 0 .* to 6"):
+        TaskEncoder(EncoderConfig(cache="", layers=[0, 7])).encode(["Keep the animals."])
+    with pytest.raises(ValueError, match=r"encoder\.layers"):
+        EncoderConfig(layers=[])
+
+
 @pytest.mark.parametrize("path", ["pypi:other", "./nowhere", "/no/such/folder"])
 def test_unknown_encoders_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"encoder\.path="):

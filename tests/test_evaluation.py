@@ -6,7 +6,7 @@ from conftest import random_adapters
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
 from t2l.evaluation.board import BoardConfig, Cell, paired_difference, scores_by_task, view_split
-from t2l.evaluation.contenders import Base, FormalCode, Prompted, derangement, random_text
+from t2l.evaluation.contenders import Base, Entry, FormalCode, Prompted, derangement, random_text
 from t2l.evaluation.report import control_differences, score_table
 from t2l.evaluation.scoring import Answer, Question, exact_match, greedy_answers, questions_for
 from t2l.evaluation.statistics import bootstrap_mean
@@ -156,3 +156,20 @@ def test_generation_leaves_no_hooks(tiny_base: BaseModel, suite: TaskSuite) -> N
     spec = lora_spec(tiny_base.model, LoraConfig(rank=4))
     greedy_answers(tiny_base, questions_for(suite.select(["sort"]), 2), spec, random_adapters(spec, 1), 2, 2)
     assert not any(m._forward_hooks for m in tiny_base.model.modules())
+
+
+def test_what_uses_no_description_is_asked_once(suite: TaskSuite, tiny_base: BaseModel) -> None:
+    """Splits that differ in phrasing put the same questions to the base, and others to what reads the description."""
+    config = BoardConfig(tasks_per_split=5, examples_per_task=3)
+    views = [view_split(suite, name, config, 0) for name in ("train", "unseen_phrasing", "unseen_category")]
+    base, prompted = ([c.enter(view) for view in views] for c in (Base(), Prompted()))
+    assert base[0].asks_the_same(base[1])
+    assert not base[0].asks_the_same(base[2])
+    assert not prompted[0].asks_the_same(prompted[1])
+    adapters = random_adapters(lora_spec(tiny_base.model, LoraConfig(rank=4)), 2)
+    one, same, other = (
+        Entry(base[0].questions, w) for w in (adapters, adapters.map(lambda t: t.clone()), adapters[[1, 0]])
+    )
+    assert one.asks_the_same(same)
+    assert not one.asks_the_same(other)
+    assert not one.asks_the_same(base[0])

@@ -42,8 +42,8 @@ from t2l.run import LoggerConfig, Run
 from t2l.tasks import TokenizedExample
 from t2l.training import Objective, SftObjective, TrainerConfig, train
 
-D_EMBEDDING = 384
-"""width of the embedded suite's description embeddings"""
+D_EMBEDDING = 4 * 384
+"""width of the quickstart's description embeddings: four layers of MiniLM"""
 
 
 @dataclass(frozen=True)

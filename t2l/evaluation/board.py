@@ -119,10 +119,17 @@ def score_board(
         total = sum(len(v.tasks) * v.examples for v in views) * len(contenders)
         bar = progress.add_task("scoring contenders", total=total)
         for contender in contenders:
+            answered: list[tuple[Entry, list[Answer]]] = []
             for view in views:
                 entry = contender.enter(view)
                 contender_spec = getattr(contender, "spec", spec)
-                answers = _answers(base, contender_spec, entry, config, lambda n: progress.advance(bar, n))
+                # Splits that differ in phrasing alone ask what uses no description the same questions again.
+                answers = next((found for earlier, found in answered if earlier.asks_the_same(entry)), None)
+                if answers is None:
+                    answers = _answers(base, contender_spec, entry, config, lambda n: progress.advance(bar, n))
+                else:
+                    progress.advance(bar, len(answers))
+                answered.append((entry, answers))
                 scores = list(scores_by_task(answers).values())
                 estimate = bootstrap_mean(scores, config.bootstrap_samples, seed, f"{contender.name}:{view.name}")
                 cells.append(Cell(contender.name, view.name, answers, entry.conditions, estimate))

@@ -60,6 +60,17 @@ class Entry:
     conditions: list[str] = field(default_factory=list)
     attached: Callable[[int], AbstractContextManager[BaseModel]] | None = None
 
+    def asks_the_same(self, other: Entry) -> bool:
+        """Whether another entry of the same contender puts the same questions to the same adapters.
+
+        What `attached` restores is taken to follow from a question's task.
+        """
+        if self.questions != other.questions:
+            return False
+        if self.weights is None or other.weights is None:
+            return self.weights is other.weights
+        return all(torch.equal(a, b) for a, b in zip(self.weights.tensors(), other.weights.tensors(), strict=True))
+
 
 class Contender(Protocol):
     """Something scored on the board."""

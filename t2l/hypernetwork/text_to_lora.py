@@ -8,6 +8,7 @@ through residual MLP blocks. They differ in what one head emits at a time: A and
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -122,12 +123,17 @@ class _SharedHead(_PaperHypernetwork):
             self.bias_b.append(nn.Parameter(torch.zeros(spec.rank, g.d_out)))
             fresh_a_(self.bias_a[-1], g.d_in, generator)
 
-    def _assemble(self, index: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Both sides as [batch, layers, rank, max width]: cut to width, add bias, orient B."""
-        g = self.spec.groups[index]
-        A = a[..., : g.d_in] + self.bias_a[index]
-        B = b[..., : g.d_out] + self.bias_b[index]
-        return A, B.transpose(-1, -2)
+
+def _all_ranks(weight: Tensor, features: Tensor, bias: Tensor) -> Tensor:
+    """Every rank of one side, [batch, layers, rank, width]; rows of the head beyond its width are not computed."""
+    rank, width = bias.shape
+    mine = weight.unflatten(0, (rank, -1))[:, :width].flatten(0, 1)
+    return F.linear(features, mine, bias.flatten()).unflatten(-1, (rank, width))
+
+
+def _one_rank(weight: Tensor, features: Tensor, bias: Tensor) -> Tensor:
+    """One side from features of one rank each, [batch, layers, rank, width]; likewise."""
+    return F.linear(features, weight[: bias.shape[1]]) + bias
 
 
 class TextToLoraM(_SharedHead):
@@ -142,11 +148,11 @@ class TextToLoraM(_SharedHead):
         """Adapters in normalised units."""
         marks = self.side(torch.arange(2, device=embeddings.device))
         features = self._features(embeddings, marks)
-        sides = [self.split_slots(features[:, side]) for side in (A_SIDE, B_SIDE)]
+        of_a, of_b = (self.split_slots(features[:, side]) for side in (A_SIDE, B_SIDE))
         A, B = {}, {}
         for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
-            a, b = (head(side[g.name]).unflatten(-1, (self.spec.rank, -1)) for side in sides)
-            A[g.name], B[g.name] = self._assemble(i, a, b)
+            A[g.name] = _all_ranks(head.get_parameter("weight"), of_a[g.name], self.bias_a[i])
+            B[g.name] = _all_ranks(head.get_parameter("weight"), of_b[g.name], self.bias_b[i]).transpose(-1, -2)
         return LoraWeights(A, B)
 
 
@@ -169,7 +175,8 @@ class TextToLoraS(_SharedHead):
         start = 0
         for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
             stop = start + len(g.layers)
-            out = head(features[:, :, :, start:stop]).transpose(2, 3)
-            A[g.name], B[g.name] = self._assemble(i, out[:, A_SIDE], out[:, B_SIDE])
+            mine = features[:, :, :, start:stop].transpose(2, 3)
+            A[g.name] = _one_rank(head.get_parameter("weight"), mine[:, A_SIDE], self.bias_a[i])
+            B[g.name] = _one_rank(head.get_parameter("weight"), mine[:, B_SIDE], self.bias_b[i]).transpose(-1, -2)
             start = stop
         return LoraWeights(A, B)

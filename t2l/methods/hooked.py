@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2l.base_model import BaseModel
+from t2l.base_model import BaseModel, layer_of
 from t2l.files import read_tensors, write_tensors
 from t2l.methods.interface import (
     Attached,
@@ -26,7 +26,6 @@ from t2l.methods.interface import (
     check_positive,
     check_targets,
     fill_strictly,
-    layer_of,
     linear_paths,
     seeded,
 )

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from t2l.base_model import BaseModel, BaseModelConfig
+from t2l.base_model import BaseModel, BaseModelConfig, layer_of
 
 
 @dataclass
@@ -138,11 +138,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def layer_of(path: str) -> int | None:
-    """Index of the decoder layer that a module path lies in: its first all-digit part."""
-    return next((int(part) for part in path.split(".") if part.isdigit()), None)
 
 
 def linear_paths(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t2l.adapter_io import PROVENANCE_FILE, load_provenance
+from t2l.adapter_io import PROVENANCE_FILE, load_provenance, made_by
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, atomic_folder, read_json, write_json
 from t2l.methods import Attached, Method, from_settings
@@ -77,16 +77,7 @@ class MethodLibrary:
 
         Raises ValueError where it was made otherwise: nothing is overwritten.
         """
-        if not (self.path(task) / PROVENANCE_FILE).is_file():
-            return False
-        found = load_provenance(self.path(task))
-        for key, value in recipe.items():
-            if found.get(key) != value:
-                raise ValueError(
-                    f"{self.path(task)} was made with {key}={found.get(key)!r}, now it is {value!r}: "
-                    "choose another run_dir, or remove this one"
-                )
-        return True
+        return made_by(self.path(task), recipe)
 
     def save(self, task: str, attached: Attached, provenance: Mapping[str, Any]) -> dict[str, Any]:
         """Writes one task's folder, whole or not at all, and returns its provenance with its size."""
