@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from t2l import hypernetwork as hypernetworks
 from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors
 from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
 from t2l.lora import LoraSpec
+from t2l.manifest import Manifest
 
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
+TRAINING_DATA = "training_data.safetensors"
+"""hashes of what was trained on, and where each training task's descriptions lie"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,24 @@ class CheckpointRecord:
         )
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a hypernetwork was trained on, for judging it later."""
+
+    manifest: Manifest
+    centres: Float[Tensor, "tasks d_embedding"]
+    """of each training task, in the order of the record's `trained_on` (`confidence.task_centres`)"""
+
+
+def load_training_data(folder: Path) -> TrainingData | None:
+    """What a checkpoint was trained on; None for one that does not say."""
+    if not (folder / TRAINING_DATA).is_file():
+        return None
+    tensors = read_tensors(folder / TRAINING_DATA)
+    centres = tensors.pop("centres")
+    return TrainingData(Manifest.from_tensors(tensors), centres)
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, entry in state.items() for name, v in entry.items()}
@@ -74,7 +96,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
 
 
 def save_checkpoint(
-    run_folder: Path, record: CheckpointRecord, hypernetwork: Hypernetwork, optimizer: torch.optim.Optimizer
+    run_folder: Path,
+    record: CheckpointRecord,
+    hypernetwork: Hypernetwork,
+    optimizer: torch.optim.Optimizer,
+    training_data: TrainingData | None = None,
 ) -> Path:
     """Writes the checkpoint of a step and removes earlier ones. Returns its folder."""
     folder = run_folder / "checkpoints" / f"step-{record.step:06d}"
@@ -82,6 +108,9 @@ def save_checkpoint(
         write_tensors(temporary / WEIGHTS, hypernetwork.state_dict())
         trainer = {"torch_generator": torch.get_rng_state(), **_optimizer_tensors(optimizer)}
         write_tensors(temporary / TRAINER, trainer)
+        if training_data is not None:
+            tensors = {**training_data.manifest.tensors(), "centres": training_data.centres}
+            write_tensors(temporary / TRAINING_DATA, tensors)
         write_json(temporary / RECORD, record.to_json())
     for older in _complete(run_folder):
         if older != folder:

@@ -186,6 +186,10 @@ def _guarded(verb: str, settings: Any) -> None:
             from t2l.compare_methods import compare_methods
 
             compare_methods(settings)
+        elif verb == "evaluate":
+            from t2l.evaluate import evaluate, print_report
+
+            print_report(evaluate(settings), Path(settings.run_dir))
         elif verb in MULTI_PROCESS_VERBS:
             from t2l import verbs
             from t2l.distributed import world
@@ -195,9 +199,7 @@ def _guarded(verb: str, settings: Any) -> None:
         else:
             from t2l import verbs
 
-            result = getattr(verbs, verb)(settings)
-            if verb == "evaluate":
-                verbs.print_report(result, Path(settings.run_dir))
+            getattr(verbs, verb)(settings)
     except ValueError as error:
         fail(str(error))
 
@@ -221,13 +223,17 @@ def _generate(rest: Sequence[str]) -> None:
 
     _quiet_libraries()
     try:
-        folders = generate(
+        made = generate(
             config, [w for w in parsed.words if not _is_override(w)], Path(parsed.file) if parsed.file else None
         )
     except ValueError as error:
         fail(str(error))
-    for folder in folders:
+    for folder, confidence in made:
         print(folder)
+        if confidence is not None and confidence.expected_score is not None:
+            print(f"t2l: confidence {confidence.expected_score:.2f}: {folder}", file=sys.stderr)
+        if confidence is not None and (warning := confidence.warning(config.warn_below)):
+            print(f"t2l: warning: {folder}: {warning}", file=sys.stderr)
 
 
 def _library(rest: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from t2l import suites, verbs
 from t2l.config import CompareMethodsConfig, EvaluateConfig, TrainLibraryConfig
+from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import Cell, view_split
 
 
@@ -36,7 +37,7 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
     tasks = list(dict.fromkeys(task.name for view in views for task in view.tasks))
     library = _train(config, folder, "batched_lora", tasks) if "oracle" in config.contenders else None
     trained = [_train(config, folder, name, tasks) for name in config.methods]
-    cells = verbs.evaluate(
+    cells = evaluate(
         EvaluateConfig(
             base_model=config.base_model,
             encoder=config.encoder,
@@ -51,5 +52,5 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
             run_dir=str(folder),
         )
     )
-    verbs.print_report(cells, folder)
+    print_report(cells, folder)
     return cells

@@ -14,6 +14,7 @@ from typing import Any
 from t2l.base_model import BaseModelConfig, LoraConfig
 from t2l.encoder import EncoderConfig
 from t2l.evaluation.board import BoardConfig
+from t2l.few_shot import FewShotConfig
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
 from t2l.library_training import LibraryTrainingConfig
 from t2l.methods import (
@@ -38,7 +39,11 @@ from t2l.run import LoggerConfig
 from t2l.suites import FolderSuiteConfig, WordListConfig
 from t2l.training import ReconstructionConfig, SftConfig, TrainerConfig
 
-CONTENDERS = ("base", "prompted", "formal_code", "multi_task", "oracle", "generated")
+CONTENDERS = (
+    "base", "prompted", "icl", "prompted_icl", "formal_code", "library_mean", "multi_task", "nearest", "arrow", "lorahub",
+    "few_shot", "oracle", "generated", "refined",
+)  # fmt: skip
+FROM_LIBRARY = ("library_mean", "multi_task", "nearest", "arrow", "lorahub", "oracle")
 
 
 def check_layers(lora: LoraConfig, methods: Mapping[str, Any]) -> None:
@@ -103,6 +108,32 @@ class TrainConfig:
 
 
 @dataclass
+class CompositionConfig:
+    """Contenders made from several library adapters."""
+
+    arrow_top_k: int = 3
+    """adapters that Arrow routes a token to"""
+    lorahub_adapters: int = 20
+    """library adapters that LoraHub combines, drawn at random per task"""
+
+    def __post_init__(self) -> None:
+        if self.arrow_top_k < 1 or self.lorahub_adapters < 1:
+            raise ValueError("composition: arrow_top_k and lorahub_adapters must be at least 1")
+
+
+@dataclass
+class PromptConfig:
+    """What the base model reads beside a question."""
+
+    definition: str = "hidden"
+    """hidden or shown: whether the task's description also stands in the prompt of contenders with adapters"""
+
+    def __post_init__(self) -> None:
+        if self.definition not in ("hidden", "shown"):
+            raise ValueError(f"prompt.definition must be hidden or shown, not {self.definition!r}")
+
+
+@dataclass
 class EvaluateConfig:
     """`t2l evaluate`: contenders on splits, and the report."""
 
@@ -111,16 +142,28 @@ class EvaluateConfig:
     suite: Any = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     evaluation: BoardConfig = field(default_factory=BoardConfig)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    composition: CompositionConfig = field(default_factory=CompositionConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     library: str | None = None
-    """folder of `t2l train_library`, for oracle and multi_task"""
+    """folder of `t2l train_library`, for contenders made of its adapters"""
     checkpoints: list[str] = field(default_factory=list)
-    """run or checkpoint folders of `t2l train`; each is a contender named by its objective"""
+    """run or checkpoint folders of `t2l train`; each is a contender named by its objective, with its controls, and
+    those that differ in nothing but their seed are one"""
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
-    """which of base, prompted, formal_code, multi_task, oracle, generated to score"""
+    """which contenders to score"""
     splits: list[str] | None = None
     """splits to score; None means all"""
+    robustness_split: str | None = "unseen_combination"
+    """split whose descriptions are rewritten in other styles and whose adapters are scaled; None for neither"""
+    confidence: bool = True
+    """whether to calibrate the confidence of generated adapters, and to leave it with each run for `t2l generate`"""
+    validation_split: str | None = None
+    """split that checkpoints or settings were chosen on, where they were; it is not scored"""
+    descriptions_per_task: int = 48
+    """training descriptions of each task that tell where it lies (nearest, static, shuffled_nearest)"""
     seed: int = 0
     """decides which tasks, descriptions and shuffles are scored"""
     run_dir: str | None = None
@@ -130,10 +173,24 @@ class EvaluateConfig:
         unknown = [c for c in self.contenders if c not in CONTENDERS]
         if unknown:
             raise ValueError(f"contenders: unknown {unknown[0]!r}; choose from {', '.join(CONTENDERS)}")
-        if {"oracle", "multi_task"} & set(self.contenders) and not self.library:
-            raise ValueError("contenders oracle and multi_task need library=DIR, a folder of `t2l train_library`")
-        if "generated" in self.contenders and not self.checkpoints:
-            raise ValueError("contender generated needs checkpoints=[DIR], run folders of `t2l train`")
+        needy = [c for c in self.contenders if c in FROM_LIBRARY]
+        if needy and not self.library:
+            raise ValueError(f"contenders {', '.join(needy)} need library=DIR, a folder of `t2l train_library`")
+        if {"generated", "refined"} & set(self.contenders) and not self.checkpoints:
+            raise ValueError("contenders generated and refined need checkpoints=[DIR], run folders of `t2l train`")
+        if self.validation_split is not None and self.validation_split in (self.splits or [self.validation_split]):
+            raise ValueError(
+                f"validation_split={self.validation_split} was chosen on, so it cannot be scored: name the others in splits=[...]"
+            )
+        if self.descriptions_per_task < 1:
+            raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
+
+    @property
+    def selection(self) -> str:
+        """How checkpoints were chosen, for the report."""
+        if self.validation_split is None:
+            return "none (the last checkpoint of each run)"
+        return f"on the split {self.validation_split}, which is not scored"
 
 
 @dataclass
@@ -147,6 +204,12 @@ class GenerateConfig:
     """folder to write; several descriptions get numbered folders inside it"""
     base_model: str | None = None
     """base the adapters are for; None means the checkpoint's own"""
+    warn_below: float = 0.5
+    """expected score below which `t2l generate` warns about a description"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warn_below <= 1:
+            raise ValueError(f"warn_below must be in [0, 1], not {self.warn_below}")
 
 
 @dataclass

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from t2l.adapter_io import save_adapter
 from t2l.base_model import file_fingerprint, resolve_path
-from t2l.checkpoint import CheckpointRecord, check_fits, find_checkpoint, load_hypernetwork, load_record
+from t2l.checkpoint import (
+    CheckpointRecord,
+    check_fits,
+    find_checkpoint,
+    load_hypernetwork,
+    load_record,
+    load_training_data,
+)
+from t2l.confidence import Calibration, distances
 from t2l.encoder import TaskEncoder
-from t2l.files import FileProblemError
+from t2l.files import FileProblemError, read_json
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraWeights
+
+CONFIDENCE_FILE = "confidence.json"
+"""in a run's folder: what `t2l evaluate` calibrated for its checkpoint"""
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How far a description lies from training, and the score to expect of its adapter."""
+
+    distance: float
+    nearest_task: str
+    expected_score: float | None
+    """None where the checkpoint was not calibrated by `t2l evaluate`"""
+
+    def warning(self, threshold: float) -> str | None:
+        """One line where the expected score is below a threshold."""
+        if self.expected_score is None or self.expected_score >= threshold:
+            return None
+        return (
+            f"the adapter may not do what is described: expected score {self.expected_score:.2f} at distance "
+            f"{self.distance:.2f} from the nearest training task ({self.nearest_task}); describe the task in other "
+            "words, or train one"
+        )
 
 
 @dataclass(frozen=True)
@@ -31,6 +62,20 @@ class Generator:
         """One adapter per description. Raises ValueError for an empty description."""
         device = next(self.hypernetwork.parameters()).device
         return self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+
+
+def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confidence] | None:
+    """The confidence of each description's adapter; None for a checkpoint that does not say what it was trained on."""
+    data = load_training_data(generator.checkpoint)
+    if data is None:
+        return None
+    apart, nearest = distances(generator.hypernetwork, data.centres, generator.encoder.encode(descriptions))
+    path = generator.checkpoint.parent.parent / CONFIDENCE_FILE
+    calibration = Calibration.from_json(read_json(path)) if path.is_file() else None
+    is_fitted = calibration is not None and calibration.step == generator.record.step
+    expected = calibration(apart) if calibration is not None and is_fitted else [None] * len(descriptions)
+    tasks = generator.record.trained_on["tasks"]
+    return [Confidence(float(d), tasks[i], e) for d, i, e in zip(apart, nearest, expected, strict=True)]
 
 
 def load_generator(checkpoint: Path, encoder: TaskEncoder, base_fingerprint: str | None) -> Generator:
@@ -72,7 +117,7 @@ def write_adapters(generator: Generator, descriptions: Sequence[str], out: Path,
 
     Raises ValueError where `out` holds something else.
     """
-    weights = generator(descriptions)
+    weights, sure = generator(descriptions), confidences(generator, descriptions)
     many = len(descriptions) > 1
     folders = [out / f"{i:03d}" if many else out for i in range(len(descriptions))]
     for folder in folders:
@@ -89,6 +134,7 @@ def write_adapters(generator: Generator, descriptions: Sequence[str], out: Path,
             "base_model": base_name,
             "base_fingerprint": generator.record.base_fingerprint,
             "encoder_identity": generator.record.encoder_identity,
+            "confidence": None if sure is None else asdict(sure[i]),
         }
         save_adapter(folder, generator.hypernetwork.spec, weights[i], base_path, provenance)
     return folders

@@ -142,9 +142,14 @@ def frobenius_distance(predicted: LoraWeights, target: LoraWeights) -> Float[Ten
     return total
 
 
+def inner_product(one: LoraWeights, other: LoraWeights) -> Float[Tensor, " batch"]:
+    """Frobenius inner products <BA, B'A'> of two batches, adapter by adapter, summed over layers and modules."""
+    total = torch.zeros(one.batch_size, device=one.tensors()[0].device)
+    for k in one.A:
+        total = total + _inner(one.A[k], one.B[k], other.A[k], other.B[k])
+    return total
+
+
 def product_norm(weights: LoraWeights) -> Float[Tensor, " batch"]:
     """Squared Frobenius norm of the products BA, summed over layers and modules."""
-    total = torch.zeros(weights.batch_size, device=weights.tensors()[0].device)
-    for k in weights.A:
-        total = total + _inner(weights.A[k], weights.B[k], weights.A[k], weights.B[k])
-    return total
+    return inner_product(weights, weights)

@@ -12,12 +12,14 @@ from t2l import suites, verbs
 from t2l.adapter_io import load_adapter
 from t2l.base_model import load_base_model
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
+from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import view_split
 from t2l.evaluation.scoring import greedy_answers, questions_for
 from t2l.library import open_library
 
 log = logging.getLogger(__name__)
 SHOWN_SPLIT = "unseen_combination"
+CONTENDERS = ("base", "prompted", "formal_code", "multi_task", "oracle", "generated")
 
 
 def _train(config: QuickstartConfig, folder: Path, name: str) -> TrainConfig:
@@ -79,7 +81,7 @@ def quickstart(config: QuickstartConfig) -> None:
     console.rule("3/5 hypernetwork trained by SFT through the frozen base")
     verbs.train(_train(config, folder, "sft"))
     console.rule("4/5 every contender on every split")
-    cells = verbs.evaluate(
+    cells = evaluate(
         EvaluateConfig(
             base_model=config.base_model,
             encoder=config.encoder,
@@ -87,6 +89,8 @@ def quickstart(config: QuickstartConfig) -> None:
             lora=config.lora,
             evaluation=config.evaluation,
             library=str(folder / "library"),
+            contenders=list(CONTENDERS),
+            robustness_split=None,
             checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],
             seed=config.seed,
             run_dir=str(folder),
@@ -94,4 +98,4 @@ def quickstart(config: QuickstartConfig) -> None:
     )
     console.rule("5/5 one generated adapter at work")
     _show_one(config, folder, console)
-    verbs.print_report(cells, folder)
+    print_report(cells, folder)

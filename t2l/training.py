@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import TaskDraw, cheapest_passes, collate, draw_noise, draw_tasks, gather_embeddings
-from t2l.checkpoint import CheckpointRecord, latest_checkpoint, resume, save_checkpoint
+from t2l.checkpoint import CheckpointRecord, TrainingData, latest_checkpoint, resume, save_checkpoint
 from t2l.distributed import World, unwrap
 from t2l.hypernetwork import Hypernetwork
 from t2l.injection import inject
@@ -125,22 +125,29 @@ class Objective(Protocol):
         ...
 
 
-def _generate(
-    hypernetwork: nn.Module,
-    embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]],
-    draw: TaskDraw,
-    share: slice,
-    noise: float,
-    seed: int,
-    step: int,
-    device: torch.device,
-) -> LoraWeights:
-    """Adapters for this process's share of a draw; noise is drawn for the whole of it, so shares agree."""
-    descriptions = gather_embeddings(embeddings, draw.part(share), device)
-    if not noise:
-        return hypernetwork(descriptions)
-    drawn = draw_noise(seed, step, len(draw.tasks), descriptions.shape[1])[share]
-    return hypernetwork(descriptions, noise * drawn.to(device))
+class _Descriptions:
+    """The training descriptions as the hypernetwork reads them, computed once: nothing in that step is trained."""
+
+    def __init__(
+        self, embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]], noise: float, seed: int
+    ) -> None:
+        self.counts, self._embeddings = [len(e) for e in embeddings], embeddings
+        self._noise, self._seed = noise, seed
+        self._described: list[Tensor] | None = None
+
+    def generate(
+        self, hypernetwork: nn.Module, draw: TaskDraw, share: slice, step: int, device: torch.device
+    ) -> LoraWeights:
+        """Adapters for this process's share of a draw; noise is drawn for the whole of it, so shares agree."""
+        if self._described is None:
+            describe = unwrap(hypernetwork).describe
+            with torch.no_grad():
+                self._described = [describe(e.to(device)) for e in self._embeddings]
+        descriptions = gather_embeddings(self._described, draw.part(share), device)
+        if not self._noise:
+            return hypernetwork(descriptions, is_described=True)
+        drawn = draw_noise(self._seed, step, len(draw.tasks), descriptions.shape[1])[share]
+        return hypernetwork(descriptions, self._noise * drawn.to(device), is_described=True)
 
 
 class SftObjective:
@@ -157,7 +164,8 @@ class SftObjective:
         world: World | None = None,
     ) -> None:
         self.config, self.trainer, self.seed, self.base = config, trainer, seed, base
-        self.rows, self.embeddings, self.world = rows, embeddings, world or World()
+        self.rows, self.world = rows, world or World()
+        self.descriptions = _Descriptions(embeddings, trainer.description_noise, seed)
         fewest = min(len(r) for r in rows)
         if fewest < trainer.rows_per_task:
             raise ValueError(
@@ -168,13 +176,12 @@ class SftObjective:
         """One step on `tasks_per_step` tasks with `rows_per_task` examples each."""
         draw = draw_tasks(
             self.seed, step, len(self.rows), self.trainer.tasks_per_step,
-            [len(e) for e in self.embeddings], [len(r) for r in self.rows], self.trainer.rows_per_task,
+            self.descriptions.counts, [len(r) for r in self.rows], self.trainer.rows_per_task,
         )  # fmt: skip
         device, share = self.base.device, self.world.share(len(draw.tasks), "trainer.tasks_per_step")
         mine = draw.part(share)
         examples = [[self.rows[t][i] for i in indices] for t, indices in zip(mine.tasks, mine.rows, strict=True)]
-        noise = self.trainer.description_noise
-        weights = _generate(hypernetwork, self.embeddings, draw, share, noise, self.seed, step, device)
+        weights = self.descriptions.generate(hypernetwork, draw, share, step, device)
         # The base's passes end at the generated weights, whose gradients then go through the hypernetwork once.
         leaves = weights.map(lambda t: t.detach().requires_grad_())
         spec, loss = unwrap(hypernetwork).spec, torch.zeros((), device=device)
@@ -210,7 +217,8 @@ class ReconstructionObjective:
         world: World | None = None,
     ) -> None:
         self.config, self.trainer, self.seed = config, trainer, seed
-        self.library, self.embeddings, self.world = library, embeddings, world or World()
+        self.library, self.world = library, world or World()
+        self.descriptions = _Descriptions(embeddings, trainer.description_noise, seed)
 
     def prepare(self, hypernetwork: Hypernetwork) -> None:
         """Sets the output statistics for the z-scored L1; the other distances need none."""
@@ -221,12 +229,12 @@ class ReconstructionObjective:
         """One step on `tasks_per_step` adapters."""
         draw = draw_tasks(
             self.seed, step, self.library.batch_size, self.trainer.tasks_per_step,
-            [len(e) for e in self.embeddings], [1] * self.library.batch_size, 1,
+            self.descriptions.counts, [1] * self.library.batch_size, 1,
         )  # fmt: skip
         share = self.world.share(len(draw.tasks), "trainer.tasks_per_step")
-        target, noise = self.library[draw.tasks[share]], self.trainer.description_noise
+        target = self.library[draw.tasks[share]]
         device = target.tensors()[0].device
-        predicted = _generate(hypernetwork, self.embeddings, draw, share, noise, self.seed, step, device)
+        predicted = self.descriptions.generate(hypernetwork, draw, share, step, device)
         if self.config.distance == "l1":
             units = unwrap(hypernetwork)
             loss = l1_distance(units.normalise(predicted), units.normalise(target))
@@ -245,6 +253,7 @@ def train(
     record: CheckpointRecord,
     seed: int,
     world: World | None = None,
+    training_data: TrainingData | None = None,
 ) -> CheckpointRecord:
     """Trains to the end, resuming from the run's newest checkpoint. Returns the final record.
 
@@ -287,7 +296,7 @@ def train(
             if world.is_main:
                 run.log_metrics(finished, metrics)
         if world.is_main and (finished % config.checkpoint_every == 0 or finished == config.steps):
-            save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer)
+            save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer, training_data)
     world.wait()
     hypernetwork.eval()
     return replace(record, step=config.steps)

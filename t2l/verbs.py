@@ -9,43 +9,32 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from t2l import hypernetwork as hypernetworks
 from t2l import methods, suites
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec, verify_frozen
-from t2l.checkpoint import CheckpointRecord, find_checkpoint, load_record
+from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record
+from t2l.confidence import task_centres
 from t2l.config import (
-    EvaluateConfig,
     GenerateConfig,
     TrainConfig,
     TrainLibraryConfig,
 )
 from t2l.distributed import World
 from t2l.encoder import TaskEncoder
-from t2l.evaluation.board import BoardConfig, Cell, score_board, view_split
-from t2l.evaluation.contenders import (
-    Base,
-    Contender,
-    FormalCode,
-    Generated,
-    MethodOracle,
-    MultiTask,
-    Oracle,
-    Prompted,
-)
-from t2l.evaluation.costs import collect_costs
-from t2l.evaluation.report import score_table, write_report
+from t2l.evaluation.board import Board, BoardConfig, view_split
+from t2l.evaluation.contenders import Base, FormalCode
 from t2l.files import atomic_folder, write_json
-from t2l.generate import base_for, load_generator, read_descriptions, write_adapters
-from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
+from t2l.generate import Confidence, base_for, confidences, load_generator, read_descriptions, write_adapters
+from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, open_library
 from t2l.library_training import train_library as train_adapters_of
 from t2l.library_training import train_multi_task
 from t2l.lora import LoraSpec
+from t2l.manifest import Manifest
 from t2l.method_training import make_method_library
-from t2l.methods.library import RECORD_FILE, MethodLibrary
+from t2l.methods.library import RECORD_FILE
 from t2l.pretrain_base import PretrainBaseConfig, pretrain, save_base
 from t2l.run import Run, environment, environments
 from t2l.tasks import Task, TaskSuite, tokenize_examples
@@ -190,8 +179,10 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
             "seed": config.seed,
         },
     )
+    centres = task_centres(hypernetwork, [e.to(base.device) for e in embeddings])
+    training_data = TrainingData(Manifest.of(tasks, config.descriptions_per_task), centres)
     with verify_frozen(base.model) as parameters:
-        run_training(config.trainer, objective, hypernetwork, run, record, config.seed, world)
+        run_training(config.trainer, objective, hypernetwork, run, record, config.seed, world, training_data)
     if world.is_main:
         run.record(base_parameters_sha256=parameters)
         run.finish()
@@ -199,113 +190,10 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
     return folder
 
 
-def _contenders(config: EvaluateConfig, base: BaseModel, library: LibraryFolder | None) -> list[Contender]:
-    made: list[Contender] = []
-    for name in config.contenders:
-        if name == "base":
-            made.append(Base())
-        elif name == "prompted":
-            made.append(Prompted())
-        elif name == "formal_code":
-            made.append(FormalCode())
-        elif name == "multi_task" and library is not None:
-            made.append(MultiTask(library.static, MULTI_TASK))
-        elif name == "oracle" and library is not None:
-            made.append(Oracle(library.adapters))
-        elif name == "generated":
-            made.extend(_generated(config, base))
-    return [*made, *_method_oracles(config, base)]
-
-
-def _method_oracles(config: EvaluateConfig, base: BaseModel) -> list[Contender]:
-    names: list[str] = []
-    made: list[Contender] = []
-    for folder in config.method_libraries:
-        library = MethodLibrary.open(Path(folder))
-        wanted = library.method.base_config(config.base_model)
-        fitting = base if wanted == config.base_model else load_base_model(wanted)
-        names.append(library.method.name)
-        same = names.count(library.method.name)
-        made.append(MethodOracle(library, fitting, library.method.name + (f"_{same}" if same > 1 else "")))
-    return made
-
-
-def _generated(config: EvaluateConfig, base: BaseModel) -> list[Contender]:
-    encoder = TaskEncoder(config.encoder)
-    names: list[str] = []
-    made: list[Contender] = []
-    for checkpoint in config.checkpoints:
-        generator = load_generator(Path(checkpoint), encoder, base.fingerprint)
-        hypernetwork = generator.hypernetwork.to(base.device)
-        same = names.count(generator.record.objective)
-        names.append(generator.record.objective)
-        name = generator.record.objective + (f"_{same + 1}" if same else "")
-        made.extend(
-            Generated(name, condition, hypernetwork, encoder, config.seed)
-            for condition in ("matched", "shuffled", "random_text")
-        )
-    return made
-
-
-def _provenance(config: EvaluateConfig, base: BaseModel, suite: TaskSuite) -> dict[str, Any]:
-    return {
-        "config": asdict(config),
-        "base_model": {"name": base.name, "fingerprint": base.fingerprint},
-        "suite": {"name": suite.name, "sha256": suite.content_hash(), **suite.provenance},
-        "splits": {name: {"tasks": len(s.tasks), "phrasing": s.phrasing} for name, s in suite.splits.items()},
-        "library": library_record(Path(config.library)) if config.library else None,
-        "checkpoints": {c: _checkpoint_provenance(Path(c)) for c in config.checkpoints},
-        "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
-        "decoding": "greedy",
-        "environment": environment(),
-    }
-
-
-def _checkpoint_provenance(checkpoint: Path) -> dict[str, Any]:
-    folder = find_checkpoint(checkpoint)
-    record = load_record(folder).to_json()
-    return {
-        k: record[k]
-        for k in ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on")
-    }
-
-
-def evaluate(config: EvaluateConfig) -> list[Cell]:
-    """Scores contenders on splits and writes the report. Returns the scored cells."""
-    folder, suite = _folder(config.run_dir), suites.build(config.suite)
-    base = load_base_model(config.base_model)
-    library = open_library(Path(config.library), base) if config.library else None
-    spec = library.spec if library is not None else lora_spec(base.model, config.lora)
-    contenders = _contenders(config, base, library)
-    names = config.splits if config.splits is not None else [n for n, s in suite.splits.items() if s.tasks]
-    views = [view_split(suite, name, config.evaluation, config.seed) for name in names]
-    cells = score_board(base, spec, contenders, views, config.evaluation, config.seed)
-    samples, costs = config.evaluation.bootstrap_samples, collect_costs(contenders)
-    write_report(folder, cells, "exact_match", _provenance(config, base, suite), samples, config.seed, costs)
-    return cells
-
-
-def print_report(cells: Sequence[Cell], folder: Path) -> None:
-    """Prints the score table and where the report is."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-    from rich.table import Table
-
-    header, _, *rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
-    table = Table(title="exact match, mean and 95 % interval")
-    for name in header:
-        table.add_column(name.replace("_", " "))
-    for contender, *scores in rows:
-        # Blanks let long names wrap between words on a narrow terminal.
-        intervals = [s.replace(" [", "\n").replace("]", "").replace(", ", "-") for s in scores]
-        table.add_row(contender.replace("_", " "), *intervals)
-    console = Console()
-    console.print(table)
-    console.print(Markdown(f"report: `{folder / 'report.md'}`"))
-
-
-def generate(config: GenerateConfig, descriptions: Sequence[str], file: Path | None) -> list[Path]:
-    """Writes an adapter folder for each description. Returns the folders.
+def generate(
+    config: GenerateConfig, descriptions: Sequence[str], file: Path | None
+) -> list[tuple[Path, Confidence | None]]:
+    """Writes an adapter folder for each description. Returns the folders, and how sure each adapter is.
 
     Raises ValueError for an empty description, an unfit checkpoint, or nothing to describe.
     """
@@ -319,7 +207,9 @@ def generate(config: GenerateConfig, descriptions: Sequence[str], file: Path | N
     record = load_record(find_checkpoint(Path(config.checkpoint)))
     base_name, fingerprint = base_for(record.base_name, config.base_model)
     generator = load_generator(Path(config.checkpoint), TaskEncoder(config.encoder), fingerprint)
-    return write_adapters(generator, texts, Path(config.out), base_name)
+    folders = write_adapters(generator, texts, Path(config.out), base_name)
+    unknown: list[Confidence | None] = [None] * len(folders)
+    return list(zip(folders, confidences(generator, texts) or unknown, strict=True))
 
 
 def pretrain_base(config: PretrainBaseConfig) -> dict[str, float]:
@@ -347,7 +237,7 @@ def _skill(base: BaseModel) -> dict[str, dict[str, float]]:
     suite, board = suites.build(suites.WordListConfig()), BoardConfig(tasks_per_split=240, bootstrap_samples=1)
     views = [view_split(suite, name, board, 0) for name, s in suite.splits.items() if s.phrasing == "train"]
     spec = lora_spec(base.model, LoraConfig())
-    cells = score_board(base, spec, [FormalCode(), Base()], views, board, 0)
+    cells = Board(base, spec, board, 0).score([FormalCode(), Base()], views)
     scores: dict[str, dict[str, float]] = {"formal_code": {}, "base": {}}
     for cell in cells:
         scores[cell.contender][cell.split] = round(cell.estimate.mean, 4)

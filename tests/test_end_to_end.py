@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,20 @@ from t2l.library_report import examine_library
 SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
 TRAINER = ["trainer.steps=12", "trainer.tasks_per_step=8", "trainer.checkpoint_every=3", "trainer.log_every=1"]
 TRAIN = [*SMALL, *TRAINER, "descriptions_per_task=2", "hypernetwork=l"]
+PLAIN = [
+    "base",
+    "prompted",
+    "icl",
+    "prompted_icl",
+    "formal_code",
+    "library_mean",
+    "multi_task",
+    "nearest",
+    "few_shot",
+    "oracle",
+]
+CONTENDERS = [*PLAIN, "generated", "refined"]
+CONTROLS = ["shuffled", "shuffled_nearest", "random_text", "static"]
 DESCRIPTION = 'Keep only the animals, please; it\'s 100% "urgent" = now.'
 
 
@@ -39,7 +54,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     board = ["tasks_per_split=3", "examples_per_task=2", "descriptions_per_task=2", "bootstrap_samples=20"]
     main(
         ["evaluate", *SMALL, *(f"evaluation.{b}" for b in board), f"library={root}/library",
-         f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board"]
+         f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board", "few_shot.steps=2",
+         f"contenders=[{','.join(CONTENDERS)}]"]
     )  # fmt: skip
     main(["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{root}/one"])
     return root
@@ -47,16 +63,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_report_has_a_row_for_every_contender_and_split(root: Path) -> None:
     report = json.loads((root / "board/report.json").read_text())
-    contenders = {"base", "prompted", "formal_code", "multi_task", "oracle"}
+    contenders = set(PLAIN)
     for objective in ("sft", "reconstruction"):
-        contenders |= {f"generated_{objective}{c}" for c in ("", "_shuffled", "_random_text")}
+        contenders |= {f"generated_{objective}{c}" for c in ("", "_refined", *(f"_{c}" for c in CONTROLS))}
     splits = {
         "train", "unseen_phrasing", "unseen_combination", "unseen_combination_and_phrasing", "unseen_composition",
         "unseen_category",
     }  # fmt: skip
     assert {(r["contender"], r["split"]) for r in report["results"]} == {(c, s) for c in contenders for s in splits}
     for row in report["results"]:
-        assert set(row) == {"contender", "split", "metric", "mean", "ci95", "n_tasks", "n_examples"}
+        assert set(row) == {"contender", "split", "metric", "mean", "ci95", "n_tasks", "n_examples", "n_seeds"}
         assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
         assert (row["n_tasks"], row["n_examples"]) == (3, 6)
     assert report["provenance"]["base_model"]["fingerprint"]
@@ -82,12 +98,134 @@ def test_conditions_of_generated_contenders(root: Path) -> None:
                 found.setdefault((a["split"], a["task"]), set()).add(a["condition"])
         return found
 
-    matched, shuffled, noise = (texts(f"generated_sft{c}") for c in ("", "_shuffled", "_random_text"))
+    matched, shuffled, nearest, noise, static = (texts(f"generated_sft{c}") for c in ("", *(f"_{c}" for c in CONTROLS)))
     everything = set.union(*matched.values())
     for key in matched:
         assert not matched[key] & shuffled[key]
         assert shuffled[key] <= everything
+        assert not nearest[key] & matched[key]
         assert not noise[key] & everything
+    assert len(set.union(*static.values())) == 1
+
+
+def test_report_is_one_page_with_every_figure(root: Path) -> None:
+    """What can be told without a browser: no file or address is needed, and each figure is an image of readable size."""
+    import base64
+    import io
+    import re
+
+    from PIL import Image
+
+    page = (root / "board/report.html").read_text()
+    sources = re.findall(r'src="([^"]+)"', page)
+    names = {p.stem for p in (root / "board").glob("*.png")}
+    assert names == {"scores", "controls", "costs", "style", "scale", "confidence", "map"}
+    assert len(sources) == len(names)
+    assert "http" not in page
+    for source in sources:
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/png;base64"
+        image = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert min(image.size) >= 300
+        assert len(set(image.convert("L").resize((64, 64)).getdata())) > 10
+
+
+BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on the PATH")
+def test_report_renders_in_a_browser(root: Path, tmp_path: Path) -> None:
+    """Headless: every figure is drawn, at a size that can be read, within the page's width."""
+    script = (
+        "<script>onload = () => { document.title = JSON.stringify([...document.images].map(i => "
+        "[i.complete, i.naturalWidth, i.clientWidth, i.clientHeight])) }</script></body>"
+    )
+    (tmp_path / "page.html").write_text((root / "board/report.html").read_text().replace("</body>", script))
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/browser",
+        "--window-size=1280,1000", "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "page.html").as_uri(),
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    images = json.loads(dom.split("<title>")[1].split("</title>")[0])
+    assert len(images) == 7
+    for is_complete, natural, width, height in images:
+        assert is_complete
+        assert natural >= 500
+        assert 400 <= width <= 1280
+        assert height >= 150
+
+
+def test_report_says_what_its_numbers_rest_on(root: Path) -> None:
+    report = json.loads((root / "board/report.json").read_text())
+    assert not report["condition_redundant"]
+    assert report["overlap"] == []
+    assert report["provenance"]["selection"].startswith("none")
+    assert {d["control"] for d in report["controls"]} == set(CONTROLS)
+    assert {r["contender"] for r in report["recovered"]} == {"generated_sft", "generated_reconstruction"}
+    costs = {c["contender"]: c for c in report["costs"]}
+    assert costs["icl"]["prompt_tokens"] > costs["base"]["prompt_tokens"]
+    assert costs["generated_sft"]["generation_time_s"] > 0
+    assert costs["few_shot"]["trainable_parameters"] == costs["oracle"]["trainable_parameters"] > 0
+    assert {r["style"] for r in report["robustness"]["style"]} >= {
+        "as_written",
+        "terse",
+        "misspelt",
+        "several",
+        "wrong",
+    }
+    for row in report["by_task"]:
+        assert len(row["scores"]) == 3
+    fingerprints = [f for row in report["by_task"] if row["split"] == "train" for f in row["fingerprints"]]
+    assert len(set(fingerprints)) == len(fingerprints)
+
+
+def test_generate_says_how_sure_it_is_and_warns(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/one", "warn_below=1.0"])
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path}/one\n"
+    assert "confidence" in said.err
+    assert "may not do what is described" in said.err
+    recorded = load_provenance(tmp_path / "one")["confidence"]
+    assert recorded["nearest_task"]
+    assert 0 <= recorded["expected_score"] <= 1
+
+
+def test_a_checkpoint_trained_on_a_held_out_task_is_refused(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained on another draw of the suite, whose training tasks are held out here."""
+    main(["train", *TRAIN, "suite.seed=1", f"run_dir={tmp_path}/other"])
+    scored = ["evaluate", *SMALL, "contenders=[generated]", "robustness_split=null", f"checkpoints=[{tmp_path}/other]"]
+    line = _refused(capsys, *scored, "splits=[unseen_combination]", f"run_dir={tmp_path}/out")
+    assert "cannot be scored on split 'unseen_combination': task overlap" in line
+    assert not (tmp_path / "out/report.json").exists()
+
+
+def test_a_base_that_reads_the_description_is_marked(root: Path, tmp_path: Path) -> None:
+    main(
+        ["evaluate", *SMALL, "contenders=[base,prompted,generated]", f"checkpoints=[{root}/sft]", "prompt.definition=shown",
+         "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/shown"]
+    )  # fmt: skip
+    report = json.loads((tmp_path / "shown/report.json").read_text())
+    assert report["condition_redundant"]
+    assert all(line.endswith("condition redundant.") for line in report["headline"])
+    assert "**condition redundant**" in (tmp_path / "shown/report.md").read_text()
+    answers = [json.loads(line) for line in (tmp_path / "shown/answers.jsonl").read_text().splitlines()]
+    assert all(a["prefix"] for a in answers if a["contender"].startswith("generated"))
+    assert not any(a["prefix"] for a in answers if a["contender"] == "base")
+
+
+def test_seeds_of_one_recipe_are_one_contender(root: Path, tmp_path: Path) -> None:
+    main(["train", *TRAIN, "seed=1", f"run_dir={tmp_path}/sft1"])
+    main(
+        ["evaluate", *SMALL, "contenders=[base,generated]", f"checkpoints=[{root}/sft,{tmp_path}/sft1]",
+         "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/two"]
+    )  # fmt: skip
+    report = json.loads((tmp_path / "two/report.json").read_text())
+    seeds = {r["contender"]: r["n_seeds"] for r in report["results"]}
+    assert seeds["generated_sft"] == 2
+    assert seeds["base"] == 1
+    assert {d["n_seeds"] for d in report["controls"]} == {2}
 
 
 def test_base_is_frozen_in_every_training_verb(root: Path) -> None:
@@ -140,7 +278,6 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_checkpoint_of_another_base_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
 
     import torch
     from safetensors.torch import load_file, save_file
@@ -167,7 +304,6 @@ def test_checkpoint_of_another_base_is_refused(root: Path, tmp_path: Path, capsy
 
 
 def test_truncated_checkpoint_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
 
     shutil.copytree(root / "sft", tmp_path / "sft")
     (weights,) = (tmp_path / "sft").rglob("hypernetwork.safetensors")

@@ -29,7 +29,7 @@ from experiments.speed.timing import interleave, peak_bytes
 from t2l.adapter_io import save_adapter
 from t2l.base_model import BaseModel, lora_spec
 from t2l.batches import collate_prompts
-from t2l.evaluation.scoring import Question, greedy_answers, normalise_answer, questions_for
+from t2l.evaluation.scoring import Question, greedy_answers, questions_for
 from t2l.lora import LoraSpec, LoraWeights, fresh_lora
 from t2l.tasks import tokenize_prompts
 
@@ -93,7 +93,7 @@ class _Peft:
             pad_token_id=self.base.tokenizer.pad_token_id, eos_token_id=self.base.tokenizer.eos_token_id,
         )  # fmt: skip
         texts = self.base.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        return [normalise_answer(t) for t in texts]
+        return [t.strip() for t in texts]
 
     def load_each(self) -> list[str]:
         """Answers in the questions' order; every adapter is read from its folder when its turn comes."""

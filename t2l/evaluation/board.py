@@ -1,7 +1,8 @@
-"""Runs every contender on every split and collects answers, rows and provenance."""
+"""Runs every contender on every split and collects answers, estimates and costs."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import Any
 
 from t2l.base_model import BaseModel
 from t2l.evaluation.contenders import Contender, Entry, SplitView
+from t2l.evaluation.costs import Usage, multiplied_weights
 from t2l.evaluation.scoring import Answer, greedy_answers
-from t2l.evaluation.statistics import Estimate, bootstrap_mean
+from t2l.evaluation.statistics import Estimate, Scores, estimate
 from t2l.lora import LoraSpec
 from t2l.seeding import generator_for
 from t2l.tasks import TaskSuite
@@ -39,15 +41,43 @@ class BoardConfig:
                 raise ValueError(f"evaluation.{key} must be at least 1, not {value}")
 
 
+def scores_by_task(answers: Sequence[Answer]) -> dict[str, list[float]]:
+    """Scores of each task's answers, tasks and examples in the order answered."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        scores[answer.question.task].append(answer.score)
+    return dict(scores)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one contender, under one training seed, answered on a split."""
+
+    answers: list[Answer]
+    conditions: list[str]
+    usage: Usage
+    fingerprint: str
+    """of what it fed the base model"""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One contender on one split."""
+    """One contender on one split, under one or more training seeds."""
 
     contender: str
     split: str
-    answers: list[Answer]
-    conditions: list[str]
+    runs: list[Run]
     estimate: Estimate
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, in order."""
+        return list(scores_by_task(self.runs[0].answers))
+
+    @property
+    def scores(self) -> Scores:
+        """Every score, [seeds, tasks, examples]."""
+        return Scores.of([list(scores_by_task(run.answers).values()) for run in self.runs])
 
     def row(self, metric: str) -> dict[str, Any]:
         """The cell as a row of report.json."""
@@ -60,18 +90,18 @@ class Cell:
             "ci95": [round(e.low, 6), round(e.high, 6)],
             "n_tasks": e.n_tasks,
             "n_examples": e.n_examples,
+            "n_seeds": e.n_seeds,
         }
 
-
-def scores_by_task(answers: Sequence[Answer]) -> dict[str, list[float]]:
-    """Scores of each task's answers, tasks and examples in the order answered."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for answer in answers:
-        scores[answer.question.task].append(answer.score)
-    return dict(scores)
+    def by_task(self) -> dict[str, float]:
+        """Each task's mean over seeds and examples."""
+        means = self.scores.task_means().mean(axis=0)
+        return {task: round(float(m), 6) for task, m in zip(self.tasks, means, strict=True)}
 
 
-def view_split(suite: TaskSuite, name: str, config: BoardConfig, seed: int) -> SplitView:
+def view_split(
+    suite: TaskSuite, name: str, config: BoardConfig, seed: int, shows_description: bool = False
+) -> SplitView:
     """The tasks and descriptions of a split that are scored: a seeded sample.
 
     Splits that share their tasks and differ in phrasing score the same tasks.
@@ -86,7 +116,7 @@ def view_split(suite: TaskSuite, name: str, config: BoardConfig, seed: int) -> S
             raise ValueError(f"task {task.name!r} has no descriptions in the phrasing set {split.phrasing!r}")
         drawn = generator_for("descriptions", seed, name, task.name).permutation(len(pool))
         descriptions.append([pool[i] for i in drawn[: config.descriptions_per_task]])
-    return SplitView(name, tasks, descriptions, config.examples_per_task)
+    return SplitView(name, tasks, descriptions, config.examples_per_task, shows_description)
 
 
 def _answers(
@@ -103,43 +133,96 @@ def _answers(
     return answers
 
 
-def score_board(
+def answer_entry(
     base: BaseModel,
     spec: LoraSpec,
-    contenders: Sequence[Contender],
-    views: Sequence[SplitView],
+    entry: Entry,
     config: BoardConfig,
-    seed: int,
-) -> list[Cell]:
-    """Every contender on every split, greedy decoding, exact match."""
-    from rich.progress import Progress
+    on_batch: Callable[[int], None] = lambda n: None,
+    fingerprint: str | None = None,
+) -> Run:
+    """Everything an entry answers, and what that cost."""
+    began = time.perf_counter()
+    answers = _answers(base, spec, entry, config, on_batch)
+    elapsed = time.perf_counter() - began
+    count = len(answers)
+    read, written = (sum(getattr(a, key) for a in answers) / count for key in ("prompt_tokens", "answer_tokens"))
+    weights = multiplied_weights(base.model) + (spec.parameters_per_adapter if entry.weights is not None else 0)
+    usage = Usage(read, written, 2 * weights * (read + written), elapsed / count, count)
+    return Run(answers, entry.conditions, usage, fingerprint or entry.fingerprint())
 
-    cells = []
-    with Progress() as progress:
-        total = sum(len(v.tasks) * v.examples for v in views) * len(contenders)
-        bar = progress.add_task("scoring contenders", total=total)
-        for contender in contenders:
-            answered: list[tuple[Entry, list[Answer]]] = []
-            for view in views:
-                entry = contender.enter(view)
-                contender_spec = getattr(contender, "spec", spec)
-                # Splits that differ in phrasing alone ask what uses no description the same questions again.
-                answers = next((found for earlier, found in answered if earlier.asks_the_same(entry)), None)
-                if answers is None:
-                    answers = _answers(base, contender_spec, entry, config, lambda n: progress.advance(bar, n))
-                else:
-                    progress.advance(bar, len(answers))
-                answered.append((entry, answers))
-                scores = list(scores_by_task(answers).values())
-                estimate = bootstrap_mean(scores, config.bootstrap_samples, seed, f"{contender.name}:{view.name}")
-                cells.append(Cell(contender.name, view.name, answers, entry.conditions, estimate))
-    return cells
+
+class SameInputsError(ValueError):
+    """Two contenders that should differ fed the base model the same thing."""
+
+
+class Board:
+    """Scores contenders on splits; remembers what was fed, so that nothing is scored twice under two names."""
+
+    def __init__(self, base: BaseModel, spec: LoraSpec, config: BoardConfig, seed: int) -> None:
+        self.base, self.spec, self.config, self.seed = base, spec, config, seed
+        self._fed: dict[tuple[str, str], Contender] = {}
+
+    def run(
+        self,
+        contender: Contender,
+        view: SplitView,
+        earlier: Sequence[Run] = (),
+        on_batch: Callable[[int], None] = lambda n: None,
+        is_variant: bool = False,
+    ) -> Run:
+        """One contender on one split.
+
+        Args:
+            earlier: what this contender answered on other splits; where a split puts the same to it
+                again (splits that differ in phrasing alone, for what uses no description), that is taken.
+            is_variant: of another contender on the board, whose inputs it may share.
+
+        Raises SameInputsError where another contender fed the base the same on this split.
+        """
+        entry = contender.enter(view)
+        fingerprint = entry.fingerprint()
+        other = self._fed.setdefault((view.name, fingerprint), contender)
+        if other is not contender and not is_variant:
+            raise SameInputsError(
+                f"contenders {other.name} and {contender.name} feed the base model the same text under the same adapters on "
+                f"split {view.name!r}: one of them does not do what its name says, so neither is scored"
+            )
+        for run in earlier:
+            if run.fingerprint == fingerprint:
+                on_batch(len(run.answers))
+                return run
+        return answer_entry(self.base, getattr(contender, "spec", self.spec), entry, self.config, on_batch, fingerprint)
+
+    def cell(self, name: str, split: str, runs: list[Run]) -> Cell:
+        """The runs of one contender (one per training seed) on a split, with their estimate."""
+        scores = Scores.of([list(scores_by_task(run.answers).values()) for run in runs])
+        e = estimate(scores, self.config.bootstrap_samples, self.seed, f"{name}:{split}", bounds=(0.0, 1.0))
+        return Cell(name, split, runs, e)
+
+    def score(self, contenders: Sequence[Contender], views: Sequence[SplitView]) -> list[Cell]:
+        """Every contender on every split, greedy decoding. Contenders of one name are seeds of one."""
+        from rich.progress import Progress
+
+        runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
+        with Progress() as progress:
+            total = sum(len(v.tasks) * v.examples for v in views) * len(contenders)
+            bar = progress.add_task("scoring contenders", total=total)
+            for contender in contenders:
+                earlier: list[Run] = []
+                for view in views:
+                    run = self.run(contender, view, earlier, lambda n: progress.advance(bar, n))
+                    earlier.append(run)
+                    runs[contender.name, view.name].append(run)
+                getattr(contender, "close", lambda: None)()
+        return [self.cell(name, split, found) for (name, split), found in runs.items()]
 
 
 def paired_difference(one: Cell, other: Cell, samples: int, seed: int) -> Estimate:
-    """Mean of `one` minus `other` on the same examples, with its bootstrap interval."""
-    ours, theirs = scores_by_task(one.answers), scores_by_task(other.answers)
-    if {k: len(v) for k, v in ours.items()} != {k: len(v) for k, v in theirs.items()}:
+    """Mean of `one` minus `other` on the same examples, with its bootstrap interval.
+
+    Raises ValueError where they did not answer the same examples.
+    """
+    if one.tasks != other.tasks:
         raise ValueError(f"{one.contender} and {other.contender} did not answer the same examples")
-    differences = [[a - b for a, b in zip(ours[t], theirs[t], strict=True)] for t in ours]
-    return bootstrap_mean(differences, samples, seed, f"{one.contender}-{other.contender}:{one.split}")
+    return estimate(one.scores - other.scores, samples, seed, f"{one.contender}-{other.contender}:{one.split}")

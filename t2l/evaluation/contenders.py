@@ -1,32 +1,37 @@
 """Contenders: everything that answers a split's questions, and what each one is given.
 
 Every contender sees the same tasks and examples in the same order; they differ in the adapter a
-question runs under and in the text before its input. No contender but `prompted` and `formal_code`
-puts anything about the task into the base model's prompt.
+question runs under and in the text before its input. Those made from other adapters are in
+`composition.py`, those trained on a few examples in `few_shot.py`, those made from text in
+`conditioning.py`.
 """
 
 from __future__ import annotations
 
-import string
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
 from t2l.adapter_io import WEIGHTS_FILE
 from t2l.base_model import BaseModel
-from t2l.encoder import TaskEncoder
 from t2l.evaluation.costs import Costs, mean_costs
 from t2l.evaluation.scoring import Question, questions_for
-from t2l.hypernetwork import Hypernetwork
 from t2l.library import AdapterLibrary
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import LoraWeights
 from t2l.methods.library import MethodLibrary
-from t2l.seeding import generator_for
-from t2l.tasks import Task
+from t2l.tasks import Example, Task
+
+
+def nothing(task: int, example: int) -> str:
+    """No text before the input."""
+    return ""
+
+
+def first_adapter(task: int, example: int) -> int:
+    """The one adapter there is."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -34,46 +39,74 @@ class SplitView:
     """The part of a split that is scored: its tasks, the descriptions used, and examples per task.
 
     `descriptions[t]` are the descriptions of task t that take turns: example e uses number
-    e mod len(descriptions[t]).
+    e mod len(descriptions[t]). `shows_description` puts it into the prompt of every contender with an
+    adapter, too.
     """
 
     name: str
     tasks: Sequence[Task]
     descriptions: Sequence[Sequence[str]]
     examples: int
+    shows_description: bool = False
 
     def turn(self, task: int, example: int) -> int:
         """Which of a task's descriptions an example uses."""
         return example % len(self.descriptions[task])
+
+    def description(self, task: int, example: int) -> str:
+        """The description an example uses."""
+        return self.descriptions[task][self.turn(task, example)]
+
+    def questions(self, adapter_of: Callable[[int, int], int] = first_adapter) -> list[Question]:
+        """The questions of a contender with adapters."""
+        prefix_of = self.description if self.shows_description else nothing
+        return questions_for(self.tasks, self.examples, adapter_of, prefix_of)
 
 
 @dataclass(frozen=True)
 class Entry:
     """What a contender runs on a split: its questions and, unless the base is bare, its adapters.
 
-    `conditions[i]` is the text that adapter i was generated from, where there is one. Where adapters are
-    not LoRAs that can share a batch, `attached(i)` is a block with the base model under adapter i.
+    `conditions[i]` is the text that adapter i was made from, where there is one. Where adapters are
+    not LoRAs that can share a batch, `attached(i)` is a block with the base model under adapter i, and
+    `attached_key(i)` names what that is.
     """
 
     questions: list[Question]
     weights: LoraWeights | None = None
     conditions: list[str] = field(default_factory=list)
     attached: Callable[[int], AbstractContextManager[BaseModel]] | None = None
+    attached_key: Callable[[int], str] | None = None
 
-    def asks_the_same(self, other: Entry) -> bool:
-        """Whether another entry of the same contender puts the same questions to the same adapters.
+    def fingerprint(self) -> str:
+        """Sha256 over what the base model is fed: every question's text, and the adapter it runs under.
 
-        What `attached` restores is taken to follow from a question's task.
+        Entries of one fingerprint get the same answers.
         """
-        if self.questions != other.questions:
-            return False
-        if self.weights is None or other.weights is None:
-            return self.weights is other.weights
-        return all(torch.equal(a, b) for a, b in zip(self.weights.tensors(), other.weights.tensors(), strict=True))
+        used = dict.fromkeys(q.adapter for q in self.questions)
+        adapters = {i: self._adapter_digest(i) for i in used}
+        digest = hashlib.sha256()
+        for q in self.questions:
+            digest.update(f"{q.content}\x1f{q.reference}\x1f{adapters[q.adapter]}\x1e".encode())
+        return digest.hexdigest()
+
+    def _adapter_digest(self, index: int) -> str:
+        if self.attached is not None:
+            return self.attached_key(index) if self.attached_key is not None else f"{id(self)}:{index}"
+        if self.weights is None:
+            return "bare"
+        digest = hashlib.sha256()
+        for tensor in self.weights.tensors():
+            digest.update(tensor[index].detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 class Contender(Protocol):
-    """Something scored on the board."""
+    """Something scored on the board. Contenders of one name are one, under several training seeds.
+
+    It may also have a `spec`, where its adapters' geometry is not the board's, `costs()`, and `close()`, which is
+    called when it has answered everything.
+    """
 
     name: str
 
@@ -99,9 +132,35 @@ class Prompted:
 
     def enter(self, view: SplitView) -> Entry:
         """The description before every input, no adapter."""
-        return Entry(
-            questions_for(view.tasks, view.examples, prefix_of=lambda t, e: view.descriptions[t][view.turn(t, e)])
-        )
+        return Entry(questions_for(view.tasks, view.examples, prefix_of=view.description))
+
+
+class InContext:
+    """The base model with solved examples of the task in its prompt (in-context learning, Brown et al. 2020)."""
+
+    def __init__(self, shots: int, with_description: bool) -> None:
+        self.name = "prompted_icl" if with_description else "icl"
+        self._shots, self._with_description = shots, with_description
+
+    def enter(self, view: SplitView) -> Entry:
+        """The task's first training examples, question and answer, before every input; no adapter.
+
+        Raises ValueError for a task with fewer training examples.
+        """
+        shots = ["\n".join(f"{e.input}\n{e.output}" for e in training_examples(t, self._shots)) for t in view.tasks]
+
+        def prefix(task: int, example: int) -> str:
+            return f"{view.description(task, example)}\n{shots[task]}" if self._with_description else shots[task]
+
+        return Entry(questions_for(view.tasks, view.examples, prefix_of=prefix))
+
+
+def training_examples(task: Task, count: int) -> Sequence[Example]:
+    """The first training examples of a task. Raises ValueError where there are fewer."""
+    found = task.examples.get("train", ())[:count]
+    if len(found) < count:
+        raise ValueError(f"task {task.name!r} has {len(found)} training examples, {count} shots are asked for")
+    return found
 
 
 class FormalCode:
@@ -123,11 +182,16 @@ class MultiTask:
     name = "multi_task"
 
     def __init__(self, library: AdapterLibrary, adapter_name: str) -> None:
+        self._library, self._adapter = library, adapter_name
         self._weights = library.load([adapter_name])
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, the same adapter everywhere."""
-        return Entry(questions_for(view.tasks, view.examples), self._weights)
+        return Entry(view.questions(), self._weights)
+
+    def costs(self) -> Costs:
+        """Of the one adapter; its time is shared by all tasks."""
+        return mean_costs([adapter_costs(self._library, self._adapter)])
 
 
 class Oracle:
@@ -141,16 +205,18 @@ class Oracle:
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task. Raises FileProblemError for a task the library lacks."""
         weights = self._library.load([t.name for t in view.tasks])
-        return Entry(questions_for(view.tasks, view.examples, adapter_of=lambda t, e: t), weights)
+        return Entry(view.questions(lambda t, e: t), weights)
 
     def costs(self) -> Costs:
         """Means over the library; the time is there only where training recorded it."""
-        records = []
-        for task in self._library.tasks():
-            size = (self._library.path(task) / WEIGHTS_FILE).stat().st_size
-            record = {"trainable_parameters": self._library.spec.parameters_per_adapter, "adapter_bytes": size}
-            records.append({"training_time_s": None, **self._library.provenance(task), **record})
-        return mean_costs(records)
+        return mean_costs([adapter_costs(self._library, task) for task in self._library.tasks()])
+
+
+def adapter_costs(library: AdapterLibrary, task: str) -> dict[str, object]:
+    """What one adapter of a library cost, as `mean_costs` wants it."""
+    size = (library.path(task) / WEIGHTS_FILE).stat().st_size
+    own = {"trainable_parameters": library.spec.parameters_per_adapter, "adapter_bytes": size}
+    return {"training_time_s": None, **library.provenance(task), **own}
 
 
 class MethodOracle:
@@ -170,78 +236,12 @@ class MethodOracle:
         """Bare inputs, one task after another. Raises FileProblemError for a task the library lacks."""
         for task in view.tasks:
             self._library.provenance(task.name)
-        questions = questions_for(view.tasks, view.examples, adapter_of=lambda t, e: t)
-        return Entry(questions, attached=lambda t: self._library.restore(self._base, view.tasks[t].name))
+        return Entry(
+            view.questions(lambda t, e: t),
+            attached=lambda t: self._library.restore(self._base, view.tasks[t].name),
+            attached_key=lambda t: str(self._library.path(view.tasks[t].name)),
+        )
 
     def costs(self) -> Costs:
         """Means over the library."""
         return mean_costs([self._library.provenance(task) for task in self._library.tasks()])
-
-
-class Generated:
-    """Adapters generated from descriptions: the tasks' own, other tasks', or meaningless text.
-
-    `condition` is matched, shuffled or random_text. All three run the same code on the same questions;
-    only the text that goes into the hypernetwork differs.
-    """
-
-    def __init__(
-        self, objective: str, condition: str, hypernetwork: Hypernetwork, encoder: TaskEncoder, seed: int
-    ) -> None:
-        self.name = f"generated_{objective}" + ("" if condition == "matched" else f"_{condition}")
-        self.condition, self._seed = condition, seed
-        self._hypernetwork, self._encoder = hypernetwork, encoder
-
-    @property
-    def spec(self) -> LoraSpec:
-        """Geometry of the adapters it generates."""
-        return self._hypernetwork.spec
-
-    def enter(self, view: SplitView) -> Entry:
-        """Bare inputs, one adapter per (task, description)."""
-        texts = _conditions(self.condition, view, self._seed)
-        starts = [sum(len(d) for d in texts[:t]) for t in range(len(texts))]
-        flat = [text for group in texts for text in group]
-        weights = generate_adapters(self._hypernetwork, self._encoder.encode(flat))
-        questions = questions_for(view.tasks, view.examples, adapter_of=lambda t, e: starts[t] + e % len(texts[t]))
-        return Entry(questions, weights, flat)
-
-
-@torch.no_grad()
-def generate_adapters(hypernetwork: Hypernetwork, embeddings: Tensor) -> LoraWeights:
-    """One adapter per embedding, in one forward pass, outside autograd."""
-    device = next(hypernetwork.parameters()).device
-    return hypernetwork.eval()(embeddings.to(device))
-
-
-def _conditions(condition: str, view: SplitView, seed: int) -> list[list[str]]:
-    if condition == "matched":
-        return [list(d) for d in view.descriptions]
-    if condition == "shuffled":
-        others = derangement(len(view.tasks), seed, view.name)
-        return [list(view.descriptions[o]) for o in others]
-    if condition == "random_text":
-        return [
-            [random_text(seed, task.name, i) for i in range(len(d))]
-            for task, d in zip(view.tasks, view.descriptions, strict=True)
-        ]
-    raise ValueError(f"unknown condition {condition!r}: choose matched, shuffled or random_text")
-
-
-def derangement(count: int, seed: int, key: str) -> list[int]:
-    """A permutation in which no task keeps its place. Raises ValueError for fewer than two tasks."""
-    if count < 2:
-        raise ValueError(f"split {key!r} has {count} task(s): shuffling descriptions needs at least two")
-    order = generator_for("shuffled", seed, key).permutation(count)
-    other = [0] * count
-    for here, there in zip(order, [*order[1:], order[0]], strict=True):
-        other[int(here)] = int(there)
-    return other
-
-
-def random_text(seed: int, task: str, index: int) -> str:
-    """Six to twelve words of random letters: text that states no task."""
-    rng = generator_for("random_text", seed, task, index)
-    letters = list(string.ascii_lowercase)
-    words = ["".join(rng.choice(letters, size=rng.integers(2, 9))) for _ in range(rng.integers(6, 13))]
-    return " ".join(words).capitalize() + "."

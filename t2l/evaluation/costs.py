@@ -1,4 +1,4 @@
-"""What a contender's adapters cost, beside its score."""
+"""What a contender costs beside its score: once per adapter, and at every question."""
 
 from __future__ import annotations
 
@@ -7,29 +7,54 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from torch import nn
+
 
 @dataclass(frozen=True)
 class Costs:
-    """Means over the tasks of a library.
+    """What a contender's adapters cost, once.
 
-    `training_time_s` (seconds per task, one task after another) is None where it was not recorded.
+    `training_time_s` is seconds per task, one task after another; `generation_time_s` seconds per
+    adapter, many at a time; None where there is none.
     """
 
     trainable_parameters: float
     training_time_s: float | None
     adapter_bytes: float
     n_tasks: int
+    generation_time_s: float | None = None
 
-    def row(self, contender: str) -> dict[str, Any]:
-        """The costs as a row of report.json."""
-        time = None if self.training_time_s is None else round(self.training_time_s, 3)
-        return {
-            "contender": contender,
-            "trainable_parameters": round(self.trainable_parameters),
-            "training_time_s": time,
-            "adapter_bytes": round(self.adapter_bytes),
-            "n_tasks": self.n_tasks,
-        }
+
+@dataclass(frozen=True)
+class Usage:
+    """What answering cost, per question: means over the questions of one or more cells.
+
+    `flops` counts 2 per weight that a token passes (Kaplan et al. 2020, appendix on FLOPs): the base without
+    its embedding, and the adapter; attention scores are left out. `time_s` is decoding in batches.
+    """
+
+    prompt_tokens: float
+    answer_tokens: float
+    flops: float
+    time_s: float
+    n_questions: int
+
+
+def multiplied_weights(model: nn.Module) -> int:
+    """Weights that every token is multiplied by: those of all linear layers, the output head among them."""
+    return sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, nn.Linear))
+
+
+def mean_usage(usages: Sequence[Usage]) -> Usage | None:
+    """Means weighted by questions; None where nothing was answered."""
+    total = sum(u.n_questions for u in usages)
+    if not total:
+        return None
+
+    def mean(key: str) -> float:
+        return sum(getattr(u, key) * u.n_questions for u in usages) / total
+
+    return Usage(mean("prompt_tokens"), mean("answer_tokens"), mean("flops"), mean("time_s"), total)
 
 
 def mean_costs(records: Sequence[Mapping[str, Any]]) -> Costs:
@@ -45,26 +70,50 @@ def mean_costs(records: Sequence[Mapping[str, Any]]) -> Costs:
     )
 
 
-def collect_costs(contenders: Sequence[Any]) -> list[dict[str, Any]]:
-    """A row for every contender that trained adapters."""
-    return [c.costs().row(c.name) for c in contenders if hasattr(c, "costs")]
+def _digits(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def cost_row(contender: str, costs: Costs | None, usage: Usage | None) -> dict[str, Any]:
+    """A contender's costs as a row of report.json; None where it has none of a kind."""
+    return {
+        "contender": contender,
+        "trainable_parameters": round(costs.trainable_parameters) if costs else 0,
+        "training_time_s": _digits(costs.training_time_s, 3) if costs else None,
+        "generation_time_s": _digits(costs.generation_time_s, 6) if costs else None,
+        "adapter_bytes": round(costs.adapter_bytes) if costs else 0,
+        "n_tasks": costs.n_tasks if costs else 0,
+        "prompt_tokens": _digits(usage.prompt_tokens, 2) if usage else None,
+        "answer_tokens": _digits(usage.answer_tokens, 2) if usage else None,
+        "flops_per_answer": round(usage.flops) if usage else None,
+        "time_per_answer_s": _digits(usage.time_s, 6) if usage else None,
+    }
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def cost_table(costs: Sequence[Mapping[str, Any]], scores: Mapping[tuple[str, str], float]) -> str:
     """Markdown table: costs of each contender, and its mean score on every split beside them."""
     splits = list(dict.fromkeys(split for _, split in scores))
-    lines = [
-        "| contender | trainable parameters | training time per task (s) | adapter bytes | "
-        + " | ".join(splits)
-        + " |",
-        "|---|---|---|---|" + "---|" * len(splits),
-    ]
+    columns = [
+        "contender", "trainable parameters", "training per task (s)", "generation per adapter (ms)", "adapter bytes",
+        "prompt tokens", "MFLOPs per answer", "ms per answer", *splits,
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for c in costs:
-        time = "" if c["training_time_s"] is None else f"{c['training_time_s']:.1f}"
-        means = [f"{scores[c['contender'], s]:.2f}" if (c["contender"], s) in scores else "" for s in splits]
-        lines.append(
-            f"| {c['contender']} | {c['trainable_parameters']:,} | {time} | {c['adapter_bytes']:,} | "
-            + " | ".join(means)
-            + " |"
-        )
+        generation, time = c["generation_time_s"], c["time_per_answer_s"]
+        cells = [
+            c["contender"],
+            f"{c['trainable_parameters']:,}",
+            _text(c["training_time_s"], ".2f"),
+            _text(None if generation is None else 1000 * generation, ".2f"),
+            f"{c['adapter_bytes']:,}",
+            _text(c["prompt_tokens"], ".1f"),
+            _text(None if c["flops_per_answer"] is None else c["flops_per_answer"] / 1e6, ".1f"),
+            _text(None if time is None else 1000 * time, ".2f"),
+            *(f"{scores[c['contender'], s]:.2f}" if (c["contender"], s) in scores else "" for s in splits),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

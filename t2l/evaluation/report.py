@@ -1,32 +1,80 @@
-"""report.json, report.md, a figure, and every answer given, from scored cells."""
+"""report.json, report.md, report.html, figures, and every answer given, from a scored board."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2l.evaluation.board import Cell, paired_difference
+from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
-from t2l.evaluation.statistics import Estimate
+from t2l.evaluation.statistics import Estimate, recovered_fraction
 from t2l.files import write_json, write_text
+from t2l.manifest import Overlap
 
-CONTROLS = ("shuffled", "random_text")
+REDUNDANT = "condition redundant"
+REDUNDANT_WHY = (
+    "the base model could read the task's description in its own prompt, so a score does not show that the adapter "
+    "followed it"
+)
 
 
-def _splits(cells: Sequence[Cell]) -> list[str]:
-    return list(dict.fromkeys(c.split for c in cells))
+@dataclass(frozen=True)
+class Findings:
+    """Everything that an evaluation found, ready to be written."""
+
+    cells: Sequence[Cell]
+    metric: str
+    samples: int
+    seed: int
+    costs: Sequence[Mapping[str, Any]] = ()
+    overlaps: Sequence[Overlap] = ()
+    shows_description: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    robustness: Mapping[str, Any] = field(default_factory=dict)
+    """rows of `robustness.styles` and `robustness.scales`, by kind"""
+    confidence: Mapping[str, Any] = field(default_factory=dict)
+    """per generated contender: what `confidence.calibrate` found"""
+    map: Mapping[str, Any] = field(default_factory=dict)
+    """per generated contender: points of `adapter_map`"""
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits, in order."""
+        return list(dict.fromkeys(c.split for c in self.cells))
+
+    @property
+    def contenders(self) -> list[str]:
+        """Names of the contenders, in order."""
+        return list(dict.fromkeys(c.contender for c in self.cells))
+
+    @property
+    def by_key(self) -> dict[tuple[str, str], Cell]:
+        """Cells by contender and split."""
+        return {(c.contender, c.split): c for c in self.cells}
+
+    @property
+    def generated(self) -> list[str]:
+        """Contenders that have controls."""
+        names = set(self.contenders)
+        return [c for c in self.contenders if any(f"{c}_{control}" in names for control in CONTROLS)]
 
 
-def _by_key(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
-    return {(c.contender, c.split): c for c in cells}
+def _numbers(e: Estimate) -> dict[str, Any]:
+    return {
+        "ci95": [round(e.low, 6), round(e.high, 6)],
+        "n_tasks": e.n_tasks,
+        "n_examples": e.n_examples,
+        "n_seeds": e.n_seeds,
+    }
 
 
 def control_differences(cells: Sequence[Cell], samples: int, seed: int) -> list[dict[str, Any]]:
     """Matched minus each control, paired by example, for every generated contender and split."""
-    table, rows = _by_key(cells), []
+    table, rows = {(c.contender, c.split): c for c in cells}, []
     for (contender, split), cell in table.items():
         for control in CONTROLS:
             other = table.get((f"{contender}_{control}", split))
@@ -39,122 +87,251 @@ def control_differences(cells: Sequence[Cell], samples: int, seed: int) -> list[
                     "control": control,
                     "split": split,
                     "difference": round(e.mean, 6),
-                    "ci95": [round(e.low, 6), round(e.high, 6)],
-                    "distinguishable": not e.low <= 0 <= e.high,
+                    **_numbers(e),
+                    "distinguishable": e.is_distinguishable,
                 }
             )
     return rows
 
 
-def _cell_text(e: Estimate) -> str:
-    return f"{e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]"
+def recovered_fractions(found: Findings) -> list[dict[str, Any]]:
+    """(generated - base) / (oracle - base) for every generated contender and split where both others are."""
+    table, rows = found.by_key, []
+    for contender in found.generated:
+        for split in found.splits:
+            ours, base, oracle = (table.get((name, split)) for name in (contender, "base", "oracle"))
+            if ours is None or base is None or oracle is None:
+                continue
+            key = f"recovered:{contender}:{split}"
+            e = recovered_fraction(ours.scores, base.scores, oracle.scores, found.samples, found.seed, key)
+            row = {"contender": contender, "split": split}
+            rows.append(row | ({"fraction": None} if e is None else {"fraction": round(e.mean, 6), **_numbers(e)}))
+    return rows
+
+
+def interval_text(mean: float, interval: Sequence[float], form: str = ".2f") -> str:
+    """A mean and its interval, as tables print them."""
+    return f"{mean:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def score_table(cells: Sequence[Cell]) -> str:
     """Markdown table: one row per contender, one column per split, mean and 95 % interval."""
-    splits, table = _splits(cells), _by_key(cells)
-    lines = ["| contender | " + " | ".join(splits) + " |", "|---|" + "---|" * len(splits)]
+    splits = list(dict.fromkeys(c.split for c in cells))
+    table = {(c.contender, c.split): c.estimate for c in cells}
+    rows = []
     for contender in dict.fromkeys(c.contender for c in cells):
-        row = [_cell_text(table[contender, s].estimate) if (contender, s) in table else "" for s in splits]
-        lines.append(f"| {contender} | " + " | ".join(row) + " |")
-    return "\n".join(lines)
+        estimates = [table.get((contender, s)) for s in splits]
+        rows.append([contender, *("" if e is None else interval_text(e.mean, (e.low, e.high)) for e in estimates)])
+    return markdown_table(["contender", *splits], rows)
 
 
 def _control_table(differences: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| contender | control | split | matched - control | |", "|---|---|---|---|---|"]
-    for d in differences:
-        verdict = "" if d["distinguishable"] else "not distinguishable"
-        low, high = d["ci95"]
-        lines.append(
-            f"| {d['contender']} | {d['control']} | {d['split']} | {d['difference']:+.2f} [{low:+.2f}, {high:+.2f}] | {verdict} |"
-        )
-    return "\n".join(lines)
+    rows = [
+        [
+            d["contender"],
+            d["control"],
+            d["split"],
+            interval_text(d["difference"], d["ci95"], "+.2f"),
+            str(d["n_seeds"]),
+            "" if d["distinguishable"] else "not distinguishable",
+        ]
+        for d in differences
+    ]
+    return markdown_table(["contender", "control", "split", "matched - control", "seeds", ""], rows)
 
 
-def _figure(cells: Sequence[Cell]) -> bytes:
-    import matplotlib
+def _recovered_table(fractions: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            f["contender"],
+            f["split"],
+            "nothing to recover" if f["fraction"] is None else interval_text(f["fraction"], f["ci95"]),
+        ]
+        for f in fractions
+    ]
+    return markdown_table(["contender", "split", "(generated - base) / (oracle - base)"], rows)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    splits, table = _splits(cells), _by_key(cells)
-    contenders = list(dict.fromkeys(c.contender for c in cells))
-    colours = plt.get_cmap("tab20").colors
-    figure, axes = plt.subplots(figsize=(2.6 * len(splits) + 2, 4.8), layout="constrained")
-    width = 0.85 / len(contenders)
-    for i, contender in enumerate(contenders):
-        present = [(x, table[contender, s].estimate) for x, s in enumerate(splits) if (contender, s) in table]
-        xs = [x + (i - (len(contenders) - 1) / 2) * width for x, _ in present]
-        means = [e.mean for _, e in present]
-        errors = [[max(0.0, e.mean - e.low) for _, e in present], [max(0.0, e.high - e.mean) for _, e in present]]
-        axes.bar(xs, means, width, yerr=errors, color=colours[i % 20], label=contender, error_kw={"lw": 0.8})
-    axes.set_xticks(range(len(splits)), [s.replace("_", " ") for s in splits])
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("exact match, mean and 95 % interval")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=min(6, len(contenders)), frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
-    return buffer.getvalue()
+def headline(data: Mapping[str, Any]) -> list[str]:
+    """What the report claims about text conditioning, one sentence per generated contender and split."""
+    lines = []
+    for contender in dict.fromkeys(d["contender"] for d in data["controls"]):
+        for split in dict.fromkeys(d["split"] for d in data["controls"]):
+            rows = [d for d in data["controls"] if (d["contender"], d["split"]) == (contender, split)]
+            if not rows:
+                continue
+            weakest = min(rows, key=lambda d: d["ci95"][0])
+            text = interval_text(weakest["difference"], weakest["ci95"], "+.2f")
+            verdict = (
+                "follows its description"
+                if all(d["ci95"][0] > 0 for d in rows)
+                else "is not distinguishable from every control"
+            )
+            lines.append(
+                f"{contender} on {split} {verdict}; closest control: {weakest['control']}, matched minus it {text}, "
+                f"{weakest['n_seeds']} training seed(s)."
+            )
+    return [f"{line} Marked: {REDUNDANT}." for line in lines] if data["condition_redundant"] else lines
 
 
 def write_answers(path: Path, cells: Sequence[Cell]) -> None:
     """Every answer as one JSON line, with the text its adapter was generated from."""
     lines = []
     for cell in cells:
-        for a in cell.answers:
-            record = {
-                "contender": cell.contender,
-                "split": cell.split,
-                "task": a.question.task,
-                "condition": cell.conditions[a.question.adapter] if cell.conditions else None,
-                "input": a.question.input,
-                "prefix": a.question.prefix,
-                "reference": a.question.reference,
-                "answer": a.answer,
-                "score": a.score,
-            }
-            lines.append(json.dumps(record))
+        for number, run in enumerate(cell.runs):
+            for a in run.answers:
+                record = {
+                    "contender": cell.contender,
+                    "split": cell.split,
+                    "task": a.question.task,
+                    "run": number,
+                    "condition": run.conditions[a.question.adapter] if run.conditions else None,
+                    "input": a.question.input,
+                    "prefix": a.question.prefix,
+                    "reference": a.question.reference,
+                    "answer": a.answer,
+                    "score": a.score,
+                }
+                lines.append(json.dumps(record))
     write_text(path, "\n".join(lines) + "\n")
 
 
-def write_report(
-    folder: Path,
-    cells: Sequence[Cell],
-    metric: str,
-    provenance: Mapping[str, Any],
-    samples: int,
-    seed: int,
-    costs: Sequence[Mapping[str, Any]] = (),
-) -> None:
-    """Writes report.json, report.md, scores.png and answers.jsonl into a folder.
+def report_data(found: Findings) -> dict[str, Any]:
+    """Everything in report.json."""
+    data: dict[str, Any] = {
+        "results": [c.row(found.metric) for c in found.cells],
+        "condition_redundant": found.shows_description,
+        "controls": control_differences(found.cells, found.samples, found.seed),
+        "recovered": recovered_fractions(found),
+        "costs": [dict(c) for c in found.costs],
+        "robustness": dict(found.robustness),
+        "confidence": dict(found.confidence),
+        "overlap": [o.row() for o in found.overlaps],
+        "by_task": [
+            {
+                "contender": c.contender,
+                "split": c.split,
+                "scores": c.by_task(),
+                "fingerprints": [r.fingerprint for r in c.runs],
+            }
+            for c in found.cells
+        ],
+        "provenance": dict(found.provenance),
+    }
+    data["headline"] = headline(data)
+    return data
 
-    Args:
-        costs: rows of `collect_costs`, for the contenders that have any.
-    """
+
+def report_text(found: Findings, data: Mapping[str, Any]) -> str:
+    """report.md: the tables, as a paper would print them."""
+    scores = {k: c.estimate.mean for k, c in found.by_key.items()}
+    lines = [
+        "# Report",
+        "",
+        f"Metric: {found.metric}, greedy decoding. Means over tasks with 95 % bootstrap intervals over training seeds (where "
+        "there are several), tasks and examples.",
+    ]
+    if data["condition_redundant"]:
+        lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
+    lines += ["", score_table(found.cells), "", "![scores](scores.png)"]
+    if data["controls"]:
+        lines += [
+            "",
+            "## Does the adapter follow its description?",
+            "",
+            "Matched minus control, paired by example.",
+            "",
+        ]
+        lines += [*(f"- {line}" for line in data["headline"]), "", _control_table(data["controls"])]
+        lines += ["", "![controls](controls.png)"]
+    if data["recovered"]:
+        lines += [
+            "",
+            "## How much of what training gains does generation gain?",
+            "",
+            _recovered_table(data["recovered"]),
+        ]
+    if data["costs"]:
+        lines += ["", "## What does it cost?", "", cost_table(data["costs"], scores), "", "![costs](costs.png)"]
+    lines += _robustness_text(data) + _confidence_text(data) + _map_text(found) + _data_text(data)
+    lines += [
+        "",
+        "## Provenance",
+        "",
+        "Everything that went in (config, suite, library, checkpoints, versions): `report.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _robustness_text(data: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for kind, title in (
+        ("style", "How do other people's descriptions fare?"),
+        ("scale", "Does the adapter's scale matter?"),
+    ):
+        rows = data["robustness"].get(kind, [])
+        if rows:
+            table = [[r["contender"], r["split"], str(r[kind]), interval_text(r["mean"], r["ci95"])] for r in rows]
+            lines += ["", f"## {title}", "", markdown_table(["contender", "split", kind, "score"], table)]
+            lines += ["", f"![{kind}]({kind}.png)"]
+    return lines
+
+
+def _confidence_text(data: Mapping[str, Any]) -> list[str]:
+    if not data["confidence"]:
+        return []
+    rows = [
+        [name, f"{c['auroc']:.3f}", f"{c['expected_calibration_error']:.3f}", str(c["n_fitted"]), str(c["n_tested"])]
+        for name, c in data["confidence"].items()
+    ]
+    header = ["contender", "AUROC, descriptions against foreign text", "calibration error", "fitted on", "tested on"]
+    title = "## Does an adapter's confidence tell how good it is?"
+    return ["", title, "", markdown_table(header, rows), "", "![confidence](confidence.png)"]
+
+
+def _map_text(found: Findings) -> list[str]:
+    if not found.map:
+        return []
+    about = "Generated adapters (dots) and oracles (crosses) of the same training tasks, by the directions of their products."
+    return ["", "## Where do adapters lie?", "", about, "", "![map](map.png)"]
+
+
+def _data_text(data: Mapping[str, Any]) -> list[str]:
+    lines = ["", "## Is what is called unseen unseen?", ""]
+    if "selection" in data["provenance"]:
+        lines += [f"Model selection: {data['provenance']['selection']}.", ""]
+    if data["provenance"].get("unchecked"):
+        lines.append(f"Without a manifest, so not checked: {', '.join(data['provenance']['unchecked'])}.")
+    elif not data["overlap"]:
+        lines.append(
+            "Training and scored tasks, descriptions and examples share nothing that a split claims to be unseen."
+        )
+    else:
+        rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
+        lines.append(markdown_table(["split", "task", "kind", "what"], rows))
+    return lines
+
+
+def write_report(folder: Path, found: Findings) -> dict[str, Any]:
+    """Writes report.json, report.md, report.html, figures and answers.jsonl into a folder. Returns what report.json holds."""
+    from t2l.evaluation.figures import draw_figures
+    from t2l.evaluation.page import page
+
     folder.mkdir(parents=True, exist_ok=True)
-    differences = control_differences(cells, samples, seed)
-    write_answers(folder / "answers.jsonl", cells)
-    write_json(
-        folder / "report.json",
-        {
-            "results": [c.row(metric) for c in cells],
-            "controls": differences,
-            "costs": [dict(c) for c in costs],
-            "provenance": dict(provenance),
-        },
-    )
-    (folder / "scores.png").write_bytes(_figure(cells))
-    text = f"# Report\n\nMetric: {metric}, greedy decoding. Means over tasks with 95 % bootstrap intervals over tasks and examples.\n\n"
-    text += score_table(cells) + "\n\n![scores](scores.png)\n"
-    if costs:
-        text += "\n## What do trained adapters cost?\n\nMeans over the tasks of each library, and the scores again.\n\n"
-        text += cost_table(costs, {k: c.estimate.mean for k, c in _by_key(cells).items()}) + "\n"
-    if differences:
-        text += "\n## Does the adapter follow its description?\n\nMatched minus control, paired by example.\n\n"
-        text += _control_table(differences) + "\n"
-    text += (
-        "\n## Provenance\n\nEverything that went in (config, suite, library, checkpoints, versions): `report.json`.\n"
-    )
+    data = report_data(found)
+    write_answers(folder / "answers.jsonl", found.cells)
+    write_json(folder / "report.json", data)
+    figures = draw_figures(found, data)
+    for name, image in figures.items():
+        (folder / f"{name}.png").write_bytes(image)
+    text = report_text(found, data)
     write_text(folder / "report.md", text)
+    write_text(folder / "report.html", page(text, figures))
+    return data

@@ -1,4 +1,4 @@
-"""Batched greedy decoding under one adapter per task, and exact match."""
+"""Batched greedy decoding under one adapter per question, scored by the question's metric."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ import torch
 
 from t2l.base_model import BaseModel
 from t2l.batches import collate_prompts
+from t2l.evaluation.metrics import metric
 from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.tasks import Task, tokenize_prompts
-
-
-def normalise_answer(text: str) -> str:
-    """Answers compare with outer and repeated white space removed."""
-    return " ".join(text.split())
-
-
-def exact_match(answer: str, reference: str) -> float:
-    """1.0 where answer and reference are the same string up to white space, else 0.0."""
-    return float(normalise_answer(answer) == normalise_answer(reference))
 
 
 @dataclass(frozen=True)
@@ -34,15 +25,18 @@ class Question:
     reference: str
     adapter: int = 0
     prefix: str = ""
+    metric: str = "exact_match"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A question with what was answered and its score in [0, 1]."""
+    """A question with what was answered, its score in [0, 1], and the tokens read and written for it."""
 
     question: Question
     answer: str
     score: float
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
 
 
 def questions_for(
@@ -66,7 +60,9 @@ def questions_for(
         for e, example in enumerate(task.examples["test"][:examples]):
             prefix = prefix_of(t, e)
             content = f"{prefix}\n{example.input}" if prefix else example.input
-            questions.append(Question(task.name, example.input, content, example.output, adapter_of(t, e), prefix))
+            questions.append(
+                Question(task.name, example.input, content, example.output, adapter_of(t, e), prefix, task.metric)
+            )
     return questions
 
 
@@ -86,7 +82,7 @@ def greedy_answers(
     """
     prompts = tokenize_prompts(base.tokenizer, [q.content for q in questions])
     order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
-    texts: dict[int, str] = {}
+    texts: dict[int, tuple[str, int]] = {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         ids, mask = collate_prompts([prompts[i] for i in rows], base.tokenizer.pad_token_id, base.device)
@@ -95,7 +91,12 @@ def greedy_answers(
         texts.update(zip(rows, decoded, strict=True))
         if on_batch is not None:
             on_batch(len(rows))
-    return [Answer(q, normalise_answer(texts[i]), exact_match(texts[i], q.reference)) for i, q in enumerate(questions)]
+    answers = []
+    for i, q in enumerate(questions):
+        text, length = texts[i]
+        score = metric(q.metric).score(text, q.reference)
+        answers.append(Answer(q, text.strip(), score, len(prompts[i]), length))
+    return answers
 
 
 @torch.no_grad()
@@ -107,7 +108,8 @@ def _generate(
     ids: torch.Tensor,
     mask: torch.Tensor,
     max_new_tokens: int,
-) -> list[str]:
+) -> list[tuple[str, int]]:
+    """Each row's answer, and its length in tokens with the end-of-sequence token."""
     options = {
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
@@ -119,4 +121,6 @@ def _generate(
     else:
         with inject(base.model, spec, weights, adapter_index):
             output = base.model.generate(input_ids=ids, attention_mask=mask, **options)
-    return base.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    written = output[:, ids.shape[1] :]
+    lengths = (written != base.tokenizer.pad_token_id).sum(dim=1).tolist()
+    return list(zip(base.tokenizer.batch_decode(written, skip_special_tokens=True), lengths, strict=True))

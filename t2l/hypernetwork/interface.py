@@ -61,8 +61,9 @@ class Hypernetwork(nn.Module):
         self,
         embeddings: Float[Tensor, "batch d_embedding"],
         noise: Float[Tensor, "batch d_embedding"] | None = None,
+        is_described: bool = False,
     ) -> LoraWeights:
-        """Adapters at raw scale, one per embedding.
+        """Adapters at raw scale, one per embedding; `is_described` where `describe` was applied already.
 
         `noise`, in units of a (whitened) description's root mean square, is added to it in training.
 
@@ -74,10 +75,14 @@ class Hypernetwork(nn.Module):
             raise ValueError(
                 f"embeddings have shape {tuple(embeddings.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
             )
-        description = (self._scaled(embeddings) - self.description_mean) @ self.description_map
+        description = embeddings if is_described else self.describe(embeddings)
         if noise is not None:
             description = description + noise * description.norm(dim=-1, keepdim=True) / math.sqrt(self.d_embedding)
         return self._apply_statistics(self.emit(description))
+
+    def describe(self, embeddings: Float[Tensor, "batch d_embedding"]) -> Float[Tensor, "batch d_embedding"]:
+        """Embeddings as the hypernetwork reads them: scaled, and whitened where that was set."""
+        return (self._scaled(embeddings) - self.description_mean) @ self.description_map
 
     def _scaled(self, embeddings: Tensor) -> Tensor:
         return F.normalize(embeddings, dim=-1) * math.sqrt(self.d_embedding)

@@ -1,0 +1,382 @@
+"""`t2l evaluate`: builds the contenders, scores them, and judges what the scores are worth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2l import suites
+from t2l.base_model import BaseModel, load_base_model, lora_spec
+from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_training_data
+from t2l.confidence import Calibration, auroc, calibration_error, distances, reliability
+from t2l.config import EvaluateConfig
+from t2l.encoder import TaskEncoder
+from t2l.evaluation.adapter_map import adapter_map
+from t2l.evaluation.board import Board, Cell, view_split
+from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter
+from t2l.evaluation.conditioning import CONDITIONS, DescriptionBank, Generated, generate_adapters
+from t2l.evaluation.contenders import (
+    Base,
+    Contender,
+    FormalCode,
+    InContext,
+    MethodOracle,
+    MultiTask,
+    Oracle,
+    Prompted,
+    SplitView,
+)
+from t2l.evaluation.costs import cost_row, mean_usage
+from t2l.evaluation.foreign import FOREIGN_SENTENCES
+from t2l.evaluation.report import Findings, score_table, write_report
+from t2l.evaluation.robustness import robustness
+from t2l.few_shot import FewShot, Refined
+from t2l.files import write_json
+from t2l.generate import CONFIDENCE_FILE, load_generator
+from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
+from t2l.manifest import Overlap, refuse, suite_manifest
+from t2l.methods.library import MethodLibrary
+from t2l.run import environment
+from t2l.seeding import generator_for
+from t2l.tasks import TaskSuite
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint on the board: seeds of one recipe share a name."""
+
+    path: str
+    folder: Path
+    record: CheckpointRecord
+    training_data: TrainingData | None
+    name: str
+    generated: list[Generated]
+
+    @property
+    def matched(self) -> Generated:
+        """The contender whose adapters come from the tasks' own descriptions."""
+        return self.generated[0]
+
+
+class _Evaluation:
+    """What the parts of one evaluation share."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config, self.suite = config, suites.build(config.suite)
+        self.base = load_base_model(config.base_model)
+        self.library = open_library(Path(config.library), self.base) if config.library else None
+        self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
+        names = config.splits if config.splits is not None else [n for n, s in self.suite.splits.items() if s.tasks]
+        self.views = [
+            view_split(self.suite, name, config.evaluation, config.seed, config.prompt.definition == "shown")
+            for name in names
+        ]
+        self.training_tasks = list(self.suite.split("train").tasks) if "train" in self.suite.splits else []
+        self._encoder: TaskEncoder | None = None
+        self._bank: DescriptionBank | None = None
+        self.checkpoints = self._load_checkpoints() if config.checkpoints else []
+
+    @property
+    def encoder(self) -> TaskEncoder:
+        """The sentence encoder, made when first asked for."""
+        if self._encoder is None:
+            self._encoder = TaskEncoder(self.config.encoder)
+        return self._encoder
+
+    @property
+    def bank(self) -> DescriptionBank:
+        """Training descriptions of the training tasks."""
+        if self._bank is None:
+            tasks = self.suite.select(self.training_tasks)
+            self._bank = DescriptionBank.of(self.encoder, tasks, self.config.descriptions_per_task)
+        return self._bank
+
+    def _load_checkpoints(self) -> list[_Checkpoint]:
+        named: dict[str, tuple[dict[str, Any], set[int]]] = {}
+        made = []
+        for path in self.config.checkpoints:
+            generator = load_generator(Path(path), self.encoder, self.base.fingerprint)
+            name = _checkpoint_name(generator.record, named)
+            hypernetwork = generator.hypernetwork.to(self.base.device)
+            contenders = [
+                Generated(f"generated_{name}", c, hypernetwork, self.encoder, self.bank, self.config.seed)
+                for c in CONDITIONS
+            ]
+            folder = find_checkpoint(Path(path))
+            made.append(_Checkpoint(path, folder, generator.record, load_training_data(folder), name, contenders))
+        return made
+
+    def contenders(self) -> list[Contender]:
+        """Everything asked for, in the order of the board."""
+        makers = self._makers()
+        made: list[Contender] = []
+        for name in self.config.contenders:
+            made.extend(makers[name]())
+        return [*made, *_method_oracles(self.config, self.base)]
+
+    def _makers(self) -> dict[str, Callable[[], Sequence[Contender]]]:
+        config, few, seed = self.config, self.config.few_shot, self.config.seed
+
+        def library() -> LibraryFolder:
+            assert self.library is not None  # the config says so
+            return self.library
+
+        return {
+            "base": lambda: [Base()],
+            "prompted": lambda: [Prompted()],
+            "icl": lambda: [InContext(few.shots, with_description=False)],
+            "prompted_icl": lambda: [InContext(few.shots, with_description=True)],
+            "formal_code": lambda: [FormalCode()],
+            "library_mean": lambda: [LibraryMean(library().adapters, self.training_tasks)],
+            "multi_task": lambda: [MultiTask(library().static, MULTI_TASK)],
+            "nearest": lambda: [NearestAdapter(library().adapters, self.bank, self.encoder)],
+            "arrow": lambda: [
+                ArrowRouting(library().adapters, self.training_tasks, self.base, config.composition.arrow_top_k)
+            ],
+            "lorahub": lambda: [
+                LoraHub(
+                    library().adapters,
+                    self.training_tasks,
+                    self.base,
+                    config.composition.lorahub_adapters,
+                    few.examples,
+                    seed,
+                )
+            ],
+            "few_shot": lambda: [FewShot(self.base, self.spec, few, seed)],
+            "oracle": lambda: [Oracle(library().adapters)],
+            "generated": lambda: [g for c in self.checkpoints for g in c.generated],
+            "refined": lambda: [Refined(c.matched, self.base, few, seed) for c in self.checkpoints],
+        }
+
+    def check_data(self) -> list[Overlap]:
+        """What scored splits share with training data. Raises ValueError where a split is not what it claims."""
+        found: list[Overlap] = []
+        for checkpoint in self.checkpoints:
+            if checkpoint.training_data is None:
+                log.warning("checkpoint %s does not say what it was trained on: overlap not checked", checkpoint.path)
+                continue
+            for view in self.views:
+                overlaps = checkpoint.training_data.manifest.overlaps(self.suite, view.name)
+                refuse(overlaps, checkpoint.path)
+                found.extend(overlaps)
+        return list(dict.fromkeys(found))
+
+    def costs(self, contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """A row per contender."""
+        by_name: dict[str, list[Contender]] = {}
+        for contender in contenders:
+            by_name.setdefault(contender.name, []).append(contender)
+        rows = []
+        for name, same in by_name.items():
+            own = same[0].costs() if hasattr(same[0], "costs") else None
+            usage = mean_usage([run.usage for c in cells if c.contender == name for run in c.runs])
+            rows.append(cost_row(name, own, usage))
+        return rows
+
+    def first_of_each(self) -> list[_Checkpoint]:
+        """One checkpoint per name."""
+        return list({c.name: c for c in reversed(self.checkpoints)}.values())[::-1]
+
+    def robustness(self, board: Board) -> dict[str, Any]:
+        """Styles and scales on the configured split."""
+        view = next((v for v in self.views if v.name == self.config.robustness_split), None)
+        if view is None or not self.checkpoints:
+            return {}
+        return robustness(board, [c.matched for c in self.first_of_each()], view)
+
+    def confidence(self, cells: Sequence[Cell]) -> dict[str, Any]:
+        """Calibrates the confidence of every checkpoint that says where its training tasks lie."""
+        found: dict[str, Any] = {}
+        for checkpoint in self.checkpoints:
+            data = checkpoint.training_data
+            if data is None or not any(v.name != "train" for v in self.views):
+                continue
+            calibration, about = self._calibrate(checkpoint, data, cells)
+            write_json(checkpoint.folder.parent.parent / CONFIDENCE_FILE, {**calibration.to_json(), "about": about})
+            found.setdefault(checkpoint.matched.name, about)
+        return found
+
+    def _calibrate(
+        self, checkpoint: _Checkpoint, data: TrainingData, cells: Sequence[Cell]
+    ) -> tuple[Calibration, dict[str, Any]]:
+        hypernetwork = checkpoint.matched.hypernetwork
+        number = [c for c in self.checkpoints if c.name == checkpoint.name].index(checkpoint)
+        points: list[tuple[str, str, str, float]] = []
+        for cell in cells:
+            if cell.contender not in (checkpoint.matched.name, f"{checkpoint.matched.name}_random_text"):
+                continue
+            kind = "foreign" if cell.contender.endswith("random_text") else "suite"
+            run = cell.runs[number]
+            points += [
+                (kind, a.question.task, run.conditions[a.question.adapter], a.score)
+                for a in run.answers
+                if cell.split != "train"
+            ]
+        tasks = sorted({task for _, task, _, _ in points})
+        order = generator_for("confidence", self.config.seed).permutation(len(tasks))
+        fitted_tasks = {tasks[i] for i in order[: len(tasks) // 2]}
+        apart, _ = distances(
+            hypernetwork, data.centres.to(self.base.device), self.encoder.encode([p[2] for p in points])
+        )
+        fitted = [i for i, p in enumerate(points) if p[1] in fitted_tasks]
+        tested = [i for i, p in enumerate(points) if p[1] not in fitted_tasks]
+        calibration = Calibration.fit(
+            [float(apart[i]) for i in fitted], [points[i][3] for i in fitted], checkpoint.record.step
+        )
+        suite_tested = [i for i in tested if points[i][0] == "suite"]
+        bins = reliability(calibration([float(apart[i]) for i in suite_tested]), [points[i][3] for i in suite_tested])
+        foreign, _ = distances(
+            hypernetwork, data.centres.to(self.base.device), self.encoder.encode(list(FOREIGN_SENTENCES))
+        )
+        far = [*foreign.tolist(), *(float(apart[i]) for i in tested if points[i][0] == "foreign")]
+        near = [float(apart[i]) for i in suite_tested]
+        about = {
+            "auroc": auroc(near, far),
+            "auroc_out_of_domain": auroc(near, foreign.tolist()),
+            "expected_calibration_error": calibration_error(bins),
+            "reliability": bins,
+            "n_fitted": len(fitted),
+            "n_tested": len(suite_tested),
+            "fitted_on": "a seeded half of the scored tasks, every split but train, and random text",
+        }
+        return calibration, about
+
+    def map(self) -> dict[str, Any]:
+        """Where each checkpoint's adapters lie beside the oracles of the same training tasks."""
+        view = next((v for v in self.views if v.name == "train"), self.views[0])
+        if self.library is None or not self._has_oracles(view):
+            return {}
+        oracles = self.library.adapters.load([t.name for t in view.tasks])
+        texts = [ds[0] for ds in view.descriptions]
+        groups = [t.attributes.get("operation", t.family) or "(none)" for t in view.tasks]
+        return {
+            c.matched.name: adapter_map(
+                generate_adapters(c.matched.hypernetwork, self.encoder.encode(texts)).to("cpu"), oracles, groups
+            )
+            for c in self.first_of_each()
+            if c.matched.spec == self.library.spec
+        }
+
+    def _has_oracles(self, view: SplitView) -> bool:
+        there = set(self.library.adapters.tasks()) if self.library is not None else set()
+        return all(t.name in there for t in view.tasks)
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that went in."""
+        config, base, suite = self.config, self.base, self.suite
+        return {
+            "config": asdict(config),
+            "base_model": {"name": base.name, "fingerprint": base.fingerprint},
+            "suite": {"name": suite.name, "sha256": suite.content_hash(), **suite.provenance},
+            "splits": {name: {"tasks": len(s.tasks), "phrasing": s.phrasing} for name, s in suite.splits.items()},
+            "manifest": suite_manifest(suite),
+            "library": library_record(Path(config.library)) if config.library else None,
+            "checkpoints": {c.path: _checkpoint_provenance(c.record) for c in self.checkpoints},
+            "unchecked": [c.path for c in self.checkpoints if c.training_data is None],
+            "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
+            "selection": config.selection,
+            "decoding": "greedy",
+            "environment": environment(),
+        }
+
+
+def _recipe_of(record: CheckpointRecord) -> dict[str, Any]:
+    """What checkpoints that differ in their training seed alone have in common."""
+    return {k: v for k, v in record.to_json().items() if k != "trained_on"} | {
+        "trained_on": {k: v for k, v in record.trained_on.items() if k != "seed"}
+    }
+
+
+def _checkpoint_name(record: CheckpointRecord, named: dict[str, tuple[dict[str, Any], set[int]]]) -> str:
+    """The objective; with a number where another recipe, or the same seed again, has that name."""
+    seed = int(record.trained_on.get("seed", 0))
+    number = 1
+    while True:
+        name = record.objective if number == 1 else f"{record.objective}_{number}"
+        recipe, seeds = named.setdefault(name, (_recipe_of(record), set()))
+        if recipe == _recipe_of(record) and seed not in seeds:
+            seeds.add(seed)
+            return name
+        number += 1
+
+
+def _checkpoint_provenance(record: CheckpointRecord) -> Mapping[str, Any]:
+    keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on")
+    return {k: record.to_json()[k] for k in keys}
+
+
+def _method_oracles(config: EvaluateConfig, base: BaseModel) -> list[Contender]:
+    names: list[str] = []
+    made: list[Contender] = []
+    for folder in config.method_libraries:
+        library = MethodLibrary.open(Path(folder))
+        wanted = library.method.base_config(config.base_model)
+        fitting = base if wanted == config.base_model else load_base_model(wanted)
+        names.append(library.method.name)
+        same = names.count(library.method.name)
+        made.append(MethodOracle(library, fitting, library.method.name + (f"_{same}" if same > 1 else "")))
+    return made
+
+
+def evaluate(config: EvaluateConfig) -> list[Cell]:
+    """Scores contenders on splits and writes the report. Returns the scored cells.
+
+    Raises ValueError for a checkpoint trained on what a split claims to be unseen, and for contenders that
+    fed the base model the same.
+    """
+    if not config.run_dir:
+        raise ValueError("run_dir is empty: give the folder to write")
+    torch.manual_seed(config.seed)
+    parts = _Evaluation(config)
+    overlaps = parts.check_data()
+    board = Board(parts.base, parts.spec, config.evaluation, config.seed)
+    contenders = parts.contenders()
+    cells = board.score(contenders, parts.views)
+    has_generated = "generated" in config.contenders
+    found = Findings(
+        cells=cells,
+        metric=metric_name(parts.suite, parts.views),
+        samples=config.evaluation.bootstrap_samples,
+        seed=config.seed,
+        costs=parts.costs(contenders, cells),
+        overlaps=overlaps,
+        shows_description=config.prompt.definition == "shown",
+        provenance=parts.provenance(),
+        robustness=parts.robustness(board) if config.robustness_split and has_generated else {},
+        confidence=parts.confidence(cells) if config.confidence and has_generated else {},
+        map=parts.map() if has_generated else {},
+    )
+    write_report(Path(config.run_dir), found)
+    return cells
+
+
+def metric_name(suite: TaskSuite, views: Sequence[SplitView]) -> str:
+    """The metric of the scored tasks; `mixed` where they have several."""
+    metrics = {t.metric for v in views for t in v.tasks}
+    return metrics.pop() if len(metrics) == 1 else "mixed"
+
+
+def print_report(cells: Sequence[Cell], folder: Path) -> None:
+    """Prints the score table and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    header, _, *rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
+    table = Table(title="mean score and 95 % interval")
+    for name in header:
+        table.add_column(name.replace("_", " "))
+    for contender, *scores in rows:
+        # Blanks let long names wrap between words on a narrow terminal.
+        intervals = [s.replace(" [", "\n").replace("]", "").replace(", ", "-") for s in scores]
+        table.add_row(contender.replace("_", " "), *intervals)
+    console = Console()
+    console.print(table)
+    console.print(f"report: {folder / 'report.md'} and {folder / 'report.html'}", soft_wrap=True)

@@ -1,0 +1,145 @@
+"""Metrics by name. Each scores one answer against its reference, in [0, 1].
+
+A metric carries probes: answers with the score they must get, the wrong way round among them, so that a metric
+that ignores or swaps its arguments is refused before it scores anything.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from t2l.evaluation.code_runner import passes
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a metric must give for an answer and a reference."""
+
+    answer: str
+    reference: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named metric: what it says, how it scores, and how that is checked."""
+
+    name: str
+    meaning: str
+    score: Callable[[str, str], float]
+    """(answer, reference) to a score"""
+    probes: tuple[Probe, ...]
+
+    def check(self) -> None:
+        """Raises ValueError where a probe does not get its score."""
+        for probe in self.probes:
+            found = self.score(probe.answer, probe.reference)
+            if abs(found - probe.score) > 1e-6:
+                raise ValueError(
+                    f"metric {self.name!r} gives {found:.3g} for answer {probe.answer!r} with reference "
+                    f"{probe.reference!r}, it must give {probe.score:.3g}: are its arguments swapped?"
+                )
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def register(metric: Metric) -> Metric:
+    """Adds a metric under its name. Raises ValueError where the name is taken or it has no probe."""
+    if metric.name in METRICS:
+        raise ValueError(f"there is a metric {metric.name!r} already")
+    if not metric.probes:
+        raise ValueError(f"metric {metric.name!r} has no probe")
+    METRICS[metric.name] = metric
+    return metric
+
+
+@cache
+def metric(name: str) -> Metric:
+    """A metric by name, checked when it is first asked for.
+
+    Raises ValueError with the names there are, or where it fails a probe.
+    """
+    if name not in METRICS:
+        raise ValueError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
+    METRICS[name].check()
+    return METRICS[name]
+
+
+def single_spaced(text: str) -> str:
+    """Text with outer and repeated white space removed."""
+    return " ".join(text.split())
+
+
+def exact_match(answer: str, reference: str) -> float:
+    """1 where answer and reference are the same up to white space."""
+    return float(single_spaced(answer) == single_spaced(reference))
+
+
+def prefix_match(answer: str, reference: str) -> float:
+    """1 where the answer begins with the reference, as whole words, and may go on."""
+    given, wanted = single_spaced(answer), single_spaced(reference)
+    return float(given == wanted or (bool(wanted) and given.startswith(wanted + " ")))
+
+
+_DROPPED = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalised_match(answer: str, reference: str) -> float:
+    """1 where they agree without case, punctuation and articles (the normalisation of SQuAD, Rajpurkar et al. 2016)."""
+    given, wanted = (single_spaced(_ARTICLES.sub(" ", t.lower().translate(_DROPPED))) for t in (answer, reference))
+    return float(given == wanted)
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """ROUGE-L F1 with stemming (Lin 2004), from the rouge-score package."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return float(RougeScorer(["rougeL"], use_stemmer=True).score(reference, answer)["rougeL"].fmeasure)
+
+
+_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
+
+
+def final_number(answer: str, reference: str) -> float:
+    """1 where the last number of the answer equals the reference.
+
+    Commas within numbers are dropped. Raises ValueError where the reference is not a number.
+    """
+    wanted = reference.strip().replace(",", "")
+    try:
+        value = float(wanted)
+    except ValueError:
+        raise ValueError(f"metric final_number needs a number as reference, not {reference!r}") from None
+    found = _NUMBER.findall(answer)
+    return float(bool(found) and float(found[-1].replace(",", "").rstrip(".")) == value)
+
+
+def pass_at_1(answer: str, reference: str) -> float:
+    """1 where the answer's Python code passes the reference's assertions (Chen et al. 2021), in a process of its own."""
+    return float(passes(answer, reference))
+
+
+register(Metric("exact_match", exact_match.__doc__ or "", exact_match, (
+    Probe(" dog  cat\n", "dog cat", 1), Probe("dog", "dog cat", 0), Probe("dog cat", "dog", 0), Probe("Dog", "dog", 0),
+)))  # fmt: skip
+register(Metric("prefix_match", prefix_match.__doc__ or "", prefix_match, (
+    Probe("dog cat", "dog", 1), Probe("dog", "dog cat", 0), Probe("dogs", "dog", 0),
+)))  # fmt: skip
+register(Metric("normalised_match", normalised_match.__doc__ or "", normalised_match, (
+    Probe("The Dog.", "dog", 1), Probe("dogs", "dog", 0), Probe("", "dog", 0),
+)))  # fmt: skip
+register(Metric("rouge_l", rouge_l.__doc__ or "", rouge_l, (
+    Probe("a dog runs", "a dog runs", 1), Probe("cat", "a dog runs", 0), Probe("a dog", "a dog runs far", 2 / 3),
+)))  # fmt: skip
+register(Metric("final_number", final_number.__doc__ or "", final_number, (
+    Probe("3 + 4 makes 7.", "7", 1), Probe("7, or 3", "7", 0), Probe("none", "7", 0), Probe("1,000", "1000", 1),
+)))  # fmt: skip
+register(Metric("pass_at_1", pass_at_1.__doc__ or "", pass_at_1, (
+    Probe("def f(x):\n    return x + 1", "assert f(1) == 2", 1), Probe("def f(x):\n    return x", "assert f(1) == 2", 0),
+)))  # fmt: skip

@@ -1,0 +1,151 @@
+"""Descriptions as other people would write them, and adapters at other scales.
+
+Every style is a seeded rewriting of a description, of any suite, by rules; what is answered stays the same.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from t2l.evaluation.board import Board, Cell
+from t2l.evaluation.conditioning import Generated
+from t2l.evaluation.contenders import Entry, SplitView
+from t2l.lora import LoraWeights
+
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+"""factors on the adapter's own scaling; at 0 the base is bare"""
+_FILLER = frozenset(
+    "a an the of in on to for from that which who is are be it its this these those and then so just please i you me my "
+    "your we us our would could can will should want like need have has with as at by any all each every".split()
+)
+_PREAMBLES = (
+    "Thanks for helping me out here, I have been at this for most of the afternoon. What I am after is the following.",
+    "I am not sure how best to put this, and there may well be a neater way to say it, so bear with me.",
+    "Hello! As part of a larger clean-up that a colleague started last week I need one small thing done.",
+)
+_POSTSCRIPTS = (
+    "That is really all there is to it; take whatever time it needs.",
+    "I hope that makes sense, and thank you very much in advance.",
+    "Nothing else about it matters to me at this point.",
+)
+_FRAMES = (
+    "Requirement: upon receipt of its input, the component shall behave as follows. {}",
+    "Dear assistant, kindly observe the instruction set out hereafter: {}",
+    "TODO(reviewer): implement what the ticket says -> {}",
+)
+
+
+def terse(text: str, rng: random.Random) -> str:
+    """Content words alone, as typed into a search box."""
+    words = [w for w in re.findall(r"[\w'-]+", text.lower()) if w not in _FILLER]
+    return " ".join(words) or text
+
+
+def verbose(text: str, rng: random.Random) -> str:
+    """The description between sentences that say nothing about the task."""
+    return f"{rng.choice(_PREAMBLES)} {text} {rng.choice(_POSTSCRIPTS)}"
+
+
+def misspelt(text: str, rng: random.Random) -> str:
+    """One slip of the finger in every third word of four letters or more: a letter swapped, lost or doubled."""
+    words = text.split(" ")
+    long = [i for i, w in enumerate(words) if sum(c.isalpha() for c in w) >= 4]
+    for i in rng.sample(long, -(-len(long) // 3)):
+        word = words[i]
+        at = rng.randrange(1, len(word) - 1)
+        slip = rng.choice(("swap", "lose", "double"))
+        if slip == "swap":
+            words[i] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+        else:
+            words[i] = word[:at] + (word[at + 1 :] if slip == "lose" else word[at] * 2 + word[at + 1 :])
+    return " ".join(words)
+
+
+def formal(text: str, rng: random.Random) -> str:
+    """The description inside the phrases of a specification, a letter or a ticket."""
+    return rng.choice(_FRAMES).format(text)
+
+
+def vague(text: str, rng: random.Random) -> str:
+    """The first half of the words, as of someone interrupted."""
+    words = text.rstrip(".!?").split(" ")
+    return " ".join(words[: max(1, len(words) // 2)]) + "..."
+
+
+STYLES: dict[str, Callable[[str, random.Random], str]] = {
+    "terse": terse,
+    "verbose": verbose,
+    "misspelt": misspelt,
+    "formal": formal,
+    "vague": vague,
+}
+
+
+def rewrite(view: SplitView, style: str, seed: int) -> list[list[str]]:
+    """Every description of a view in a style.
+
+    `wrong` gives a task the next task's descriptions, `several` both its own and the next task's, in turn.
+    Raises ValueError for an unknown style.
+    """
+    others = [*view.descriptions[1:], *view.descriptions[:1]]
+    if style == "as_written":
+        return [list(ds) for ds in view.descriptions]
+    if style == "wrong":
+        return [list(ds) for ds in others]
+    if style == "several":
+        return [
+            [f"{mine} {theirs}" for mine, theirs in zip(ds, other, strict=False)]
+            for ds, other in zip(view.descriptions, others, strict=True)
+        ]
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}: choose from as_written, {', '.join(STYLES)}, wrong, several")
+    return [
+        [STYLES[style](d, random.Random(f"{style}:{seed}:{task.name}:{i}")) for i, d in enumerate(ds)]
+        for task, ds in zip(view.tasks, view.descriptions, strict=True)
+    ]
+
+
+class _Variant:
+    """A generated contender under a style or a scale."""
+
+    def __init__(self, generated: Generated, name: str, make: Callable[[SplitView], Entry]) -> None:
+        self.name, self.spec, self.enter = name, generated.spec, make
+
+
+def _scaled(entry: Entry, factor: float) -> Entry:
+    assert entry.weights is not None
+    weights = LoraWeights(entry.weights.A, {k: v * factor for k, v in entry.weights.B.items()})
+    return Entry(entry.questions, weights, entry.conditions)
+
+
+def _variants(generated: Generated, seed: int) -> Iterator[tuple[str, Any, _Variant]]:
+    for style in ("as_written", *STYLES, "wrong", "several"):
+
+        def styled(view: SplitView, style: str = style) -> Entry:
+            return generated.entry_for(view, rewrite(view, style, seed))
+
+        yield "style", style, _Variant(generated, f"{generated.name}:{style}", styled)
+    for factor in SCALES:
+
+        def scaled(view: SplitView, factor: float = factor) -> Entry:
+            return _scaled(generated.enter(view), factor)
+
+        yield "scale", factor, _Variant(generated, f"{generated.name}:x{factor:g}", scaled)
+
+
+def robustness(board: Board, generated: Sequence[Generated], view: SplitView) -> dict[str, list[dict[str, Any]]]:
+    """Scores of matched generated contenders on one split under every style and scale, as rows of report.json."""
+    rows: dict[str, list[dict[str, Any]]] = {"style": [], "scale": []}
+    for contender in generated:
+        for kind, value, variant in _variants(contender, board.seed):
+            cell = board.cell(variant.name, view.name, [board.run(variant, view, is_variant=True)])
+            rows[kind].append({"contender": contender.name, "split": view.name, kind: value, **_estimate(cell)})
+    return rows
+
+
+def _estimate(cell: Cell) -> dict[str, Any]:
+    e = cell.estimate
+    return {"mean": round(e.mean, 6), "ci95": [round(e.low, 6), round(e.high, 6)], "n_tasks": e.n_tasks}

@@ -1,0 +1,124 @@
+"""Contenders trained on a few examples of each task: from a fresh LoRA, or from the generated one.
+
+Both get the same examples and the same number of steps; a learning rate each, since a fresh LoRA has
+further to go.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from t2l.base_model import BaseModel
+from t2l.evaluation.conditioning import Generated
+from t2l.evaluation.contenders import Entry, SplitView, training_examples
+from t2l.evaluation.costs import Costs
+from t2l.lora import LoraSpec, LoraWeights, concatenate
+from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
+from t2l.tasks import tokenize_examples
+
+
+@dataclass
+class FewShotConfig:
+    """What may be learnt from a task's own examples at evaluation time."""
+
+    examples: int = 8
+    """training examples per task, for training and for LoraHub's search"""
+    steps: int = 20
+    """optimiser steps, each on all of them"""
+    refine_lr: float = 0.001
+    """peak learning rate from a generated adapter"""
+    fresh_lr: float = 0.007
+    """peak learning rate from a fresh LoRA"""
+    shots: int = 4
+    """solved examples in the prompt of in-context learning"""
+    tasks_at_once: int = 50
+    """tasks that share a forward pass"""
+
+    def __post_init__(self) -> None:
+        for key in ("examples", "steps", "shots", "tasks_at_once"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"few_shot.{key} must be at least 1, not {getattr(self, key)}")
+        if self.refine_lr <= 0 or self.fresh_lr <= 0:
+            raise ValueError("few_shot: refine_lr and fresh_lr must be positive")
+
+
+def train_few_shot(
+    base: BaseModel, spec: LoraSpec, view: SplitView, start: LoraWeights, config: FewShotConfig, lr: float, seed: int
+) -> LoraWeights:
+    """Each task's adapter, trained from `start` [tasks] on the task's first training examples.
+
+    Raises ValueError for a task with too few.
+    """
+    slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
+    trained: dict[str, TrainedAdapter] = {}
+    for begin in range(0, len(view.tasks), config.tasks_at_once):
+        tasks = view.tasks[begin : begin + config.tasks_at_once]
+        jobs = [
+            TrainingJob(
+                t.name, tokenize_examples(base.tokenizer, training_examples(t, config.examples), max_length=512)
+            )
+            for t in tasks
+        ]
+        trainer = SlotTrainer(base, spec, jobs, len(jobs), slots, seed)
+        trainer.adopt(start[slice(begin, begin + len(tasks))].map(lambda t: t.detach().clone()).to(base.device))
+        while not trainer.done:
+            trained.update({a.name: a for a in trainer.step()})
+    return concatenate(trained[t.name].weights for t in view.tasks).to(base.device)
+
+
+class FewShot:
+    """A fresh LoRA trained on a few examples of each task."""
+
+    name = "few_shot"
+
+    def __init__(self, base: BaseModel, spec: LoraSpec, config: FewShotConfig, seed: int) -> None:
+        self._base, self._spec, self._config, self._seed = base, spec, config, seed
+        self._time_s, self._trained = 0.0, 0
+
+    def enter(self, view: SplitView) -> Entry:
+        """Bare inputs, one adapter per task."""
+        began = time.perf_counter()
+        start = concatenate(initial_adapter(self._spec, self._seed, t.name, False) for t in view.tasks)
+        weights = train_few_shot(self._base, self._spec, view, start, self._config, self._config.fresh_lr, self._seed)
+        self._time_s, self._trained = self._time_s + time.perf_counter() - began, self._trained + len(view.tasks)
+        return Entry(view.questions(lambda t, e: t), weights)
+
+    def costs(self) -> Costs:
+        """Time per task so far, of tasks trained side by side."""
+        parameters = self._spec.parameters_per_adapter
+        return Costs(parameters, self._time_s / self._trained if self._trained else None, 4 * parameters, self._trained)
+
+
+class Refined:
+    """An adapter generated from a task's first description, then trained on a few of its examples."""
+
+    def __init__(self, generated: Generated, base: BaseModel, config: FewShotConfig, seed: int) -> None:
+        self.name = f"{generated.name}_refined"
+        self._generated, self._base, self._config, self._seed = generated, base, config, seed
+        self._time_s, self._trained = 0.0, 0
+
+    @property
+    def spec(self) -> LoraSpec:
+        """Geometry of the adapters."""
+        return self._generated.spec
+
+    def enter(self, view: SplitView) -> Entry:
+        """Bare inputs, one adapter per task."""
+        began = time.perf_counter()
+        texts = [[ds[0]] for ds in view.descriptions]
+        start = self._generated.entry_for(view, texts).weights
+        assert start is not None
+        with torch.enable_grad():
+            weights = train_few_shot(
+                self._base, self.spec, view, start, self._config, self._config.refine_lr, self._seed
+            )
+        self._time_s, self._trained = self._time_s + time.perf_counter() - began, self._trained + len(view.tasks)
+        return Entry(view.questions(lambda t, e: t), weights, [t[0] for t in texts])
+
+    def costs(self) -> Costs:
+        """Time per task so far, of tasks trained side by side."""
+        parameters = self.spec.parameters_per_adapter
+        return Costs(parameters, self._time_s / self._trained if self._trained else None, 4 * parameters, self._trained)

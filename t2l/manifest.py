@@ -1,0 +1,144 @@
+"""What a hypernetwork was trained on, as content hashes, and what of it a split that claims to be unseen shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from t2l.tasks import Example, Split, Task, TaskSuite
+
+NEAR_DUPLICATE = 0.2
+"""share of a task's test examples found in one training task that makes the two near-duplicates"""
+
+
+def _hashes(texts: Iterable[str]) -> Int[Tensor, " texts"]:
+    """The first eight bytes of each text's sha256, as signed integers."""
+    values = [int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "big", signed=True) for t in texts]
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _of_examples(examples: Sequence[Example]) -> Tensor:
+    return _hashes(f"{e.input}\x1f{e.output}" for e in examples)
+
+
+def _of_descriptions(descriptions: Sequence[str]) -> Tensor:
+    return _hashes(" ".join(d.lower().split()) for d in descriptions)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Something that a split shares with training.
+
+    `kind` is task, description, example or near_duplicate. All but near duplicates are refused.
+    """
+
+    kind: str
+    split: str
+    task: str
+    detail: str
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether scores on such a split would not be what they claim to be."""
+        return self.kind != "near_duplicate"
+
+    def row(self) -> dict[str, str]:
+        """As a row of report.json."""
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Hashes of every training example and every training description, by task."""
+
+    examples: Mapping[str, Int[Tensor, " examples"]]
+    descriptions: Mapping[str, Int[Tensor, " descriptions"]]
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task], descriptions_per_task: int) -> Manifest:
+        """Of the training examples of these tasks and as many of their training descriptions."""
+        return cls(
+            {t.name: _of_examples(t.examples["train"]) for t in tasks},
+            {t.name: _of_descriptions(t.descriptions["train"][:descriptions_per_task]) for t in tasks},
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors for a file."""
+        return {f"examples/{k}": v for k, v in self.examples.items()} | {
+            f"descriptions/{k}": v for k, v in self.descriptions.items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Manifest:
+        """The manifest that `tensors` described."""
+        parts: dict[str, dict[str, Tensor]] = {"examples": {}, "descriptions": {}}
+        for key, value in tensors.items():
+            kind, task = key.split("/", 1)
+            parts[kind][task] = value
+        return cls(parts["examples"], parts["descriptions"])
+
+    def overlaps(self, suite: TaskSuite, name: str) -> list[Overlap]:
+        """What a split of a suite shares with training, given what it claims.
+
+        Every split's test examples must be new. A split none of whose tasks is in `train` claims unseen tasks; one
+        with another phrasing set than `train`'s claims unseen descriptions.
+        """
+        split, train = suite.split(name), suite.splits.get("train")
+        claims_tasks = train is not None and not set(split.tasks) & set(train.tasks)
+        claims_descriptions = train is not None and split.phrasing != train.phrasing
+        found: list[Overlap] = []
+        known_descriptions = torch.cat(list(self.descriptions.values()))
+        for task in suite.select(split.tasks):
+            if claims_tasks and task.name in self.examples:
+                found.append(Overlap("task", name, task.name, "it was trained on"))
+            tests = _of_examples(task.examples.get("test", ()))
+            own = self.examples.get(task.name)
+            if own is not None and (seen := int(torch.isin(tests, own).sum())):
+                found.append(Overlap("example", name, task.name, f"{seen} of its test examples were trained on"))
+            texts = _of_descriptions(task.descriptions.get(split.phrasing, ()))
+            if claims_descriptions and (seen := int(torch.isin(texts, known_descriptions).sum())):
+                found.append(Overlap("description", name, task.name, f"{seen} of its descriptions were trained on"))
+            if claims_tasks:
+                found.extend(self._near_duplicates(split, name, task, tests, texts))
+        return found
+
+    def _near_duplicates(self, split: Split, name: str, task: Task, tests: Tensor, texts: Tensor) -> list[Overlap]:
+        found = []
+        for other, examples in self.examples.items():
+            if other == task.name:
+                continue
+            share = float(torch.isin(tests, examples).float().mean()) if len(tests) else 0.0
+            alike = int(torch.isin(texts, self.descriptions[other]).sum())
+            if share >= NEAR_DUPLICATE or alike:
+                detail = f"shares {share:.0%} of its test examples and {alike} descriptions with training task {other}"
+                found.append(Overlap("near_duplicate", name, task.name, detail))
+        return found
+
+
+def refuse(overlaps: Sequence[Overlap], checkpoint: str) -> None:
+    """Raises ValueError where a checkpoint was trained on something that a split claims to be unseen."""
+    refused = [o for o in overlaps if o.is_refused]
+    if refused:
+        o, more = refused[0], f" and {len(refused) - 1} more like it" if len(refused) > 1 else ""
+        raise ValueError(
+            f"checkpoint {checkpoint} cannot be scored on split {o.split!r}: {o.kind} overlap with its training data, "
+            f"task {o.task!r}: {o.detail}{more}. Leave the split out, or train without it"
+        )
+
+
+def suite_manifest(suite: TaskSuite) -> dict[str, Any]:
+    """Content hashes of a suite's tasks, for a report: examples by split, descriptions by phrasing set."""
+    return {
+        t.name: {
+            "family": t.family,
+            "examples_sha256": t.examples_hash(),
+            "content_sha256": t.content_hash(),
+        }
+        for t in suite.tasks.values()
+    }

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from t2l.evaluation.code_runner import passes
+from t2l.evaluation.metrics import METRICS, Metric, Probe, final_number, metric, register
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_gives_its_probes_their_scores(name: str) -> None:
+    metric(name).check()
+
+
+@pytest.mark.parametrize("name", [n for n in METRICS if n not in ("exact_match", "normalised_match", "rouge_l")])
+def test_a_metric_with_swapped_arguments_is_caught(name: str) -> None:
+    """Those left out give the same score either way, by definition."""
+    right = metric(name)
+    swapped = dataclasses.replace(right, score=lambda answer, reference: right.score(reference, answer))
+    with pytest.raises(ValueError, match=r"must give|needs a number"):
+        swapped.check()
+
+
+def test_a_metric_that_ignores_an_argument_is_caught() -> None:
+    for name in METRICS:
+        lazy = dataclasses.replace(metric(name), score=lambda answer, reference: 1.0)
+        with pytest.raises(ValueError, match="must give"):
+            lazy.check()
+
+
+def test_names_are_taken_once_and_unknown_ones_are_refused() -> None:
+    with pytest.raises(ValueError, match="already"):
+        register(metric("exact_match"))
+    with pytest.raises(ValueError, match="no probe"):
+        register(Metric("new", "", lambda a, r: 0.0, ()))
+    with pytest.raises(ValueError, match="unknown metric 'bleu': choose from exact_match"):
+        metric("bleu")
+
+
+def test_final_number_needs_a_number() -> None:
+    assert final_number("so it is -3.50", "-3.5") == 1
+    assert final_number("", "7") == 0
+    with pytest.raises(ValueError, match="needs a number as reference"):
+        final_number("7", "seven")
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        ("x = 1", True),
+        ("x = 2", False),
+        ("x = ", False),
+        ("import sys; sys.exit(0)", False),
+        ("import os; os._exit(0)", False),
+        ("while True: pass", False),
+        ("x = 1; y = bytearray(2**31)", False),
+        ("import socket; x = 1; socket.create_connection(('127.0.0.1', 9))", False),
+        ("import urllib.request; x = 1; urllib.request.urlopen('http://127.0.0.1:9')", False),
+    ],
+    ids=["passes", "fails", "no_python", "leaves_early", "leaves_hard", "runs_on", "takes_memory", "socket", "url"],
+)
+def test_code_passes_only_within_its_limits(code: str, verdict: bool) -> None:
+    assert passes(code, "assert x == 1") is verdict
+
+
+def test_probe_is_what_a_metric_must_give() -> None:
+    assert Metric("always", "", lambda a, r: 1.0, (Probe("a", "b", 1),)).check() is None
