@@ -22,8 +22,8 @@ bench: install
 check: lint types
 
 lint: install
-	$(BIN)/ruff check t2l tests experiments
-	$(BIN)/ruff format --check t2l tests experiments
+	$(BIN)/ruff check t2l tests experiments notebooks
+	$(BIN)/ruff format --check t2l tests experiments notebooks
 
 types: install
 	$(BIN)/mypy

@@ -83,3 +83,11 @@ def tiny_base(tokenizer: object) -> BaseModel:
 @pytest.fixture(scope="session")
 def mini_base() -> BaseModel:
     return load_base_model(BaseModelConfig(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library, a reconstruction and an SFT checkpoint, a report, and a generated adapter."""
+    import small_run
+
+    return small_run.make(tmp_path_factory.mktemp("runs"))

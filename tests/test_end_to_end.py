@@ -14,51 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_run import CONTROLS, DESCRIPTION, PLAIN, SMALL, TRAIN
 
 from t2l.adapter_io import load_provenance
 from t2l.base_model import mini_base_model_path
 from t2l.cli import main
 from t2l.files import write_json
 from t2l.library_report import examine_library
-
-SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
-TRAINER = ["trainer.steps=12", "trainer.tasks_per_step=8", "trainer.checkpoint_every=3", "trainer.log_every=1"]
-TRAIN = [*SMALL, *TRAINER, "descriptions_per_task=2", "hypernetwork=l"]
-PLAIN = [
-    "base",
-    "prompted",
-    "icl",
-    "prompted_icl",
-    "formal_code",
-    "library_mean",
-    "multi_task",
-    "nearest",
-    "few_shot",
-    "oracle",
-]
-CONTENDERS = [*PLAIN, "generated", "refined"]
-CONTROLS = ["shuffled", "shuffled_nearest", "random_text", "static"]
-DESCRIPTION = 'Keep only the animals, please; it\'s 100% "urgent" = now.'
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library, a reconstruction and an SFT checkpoint, a report, and a generated adapter."""
-    root = tmp_path_factory.mktemp("runs")
-    brief = [
-        f"{part}.{key}" for part in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2", "cycles=1")
-    ]
-    main(["train_library", *SMALL, *brief, "training.tasks_at_once=64", f"run_dir={root}/library"])
-    main(["train", *TRAIN, f"run_dir={root}/sft"])
-    main(["train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={root}/reconstruction"])
-    board = ["tasks_per_split=3", "examples_per_task=2", "descriptions_per_task=2", "bootstrap_samples=20"]
-    main(
-        ["evaluate", *SMALL, *(f"evaluation.{b}" for b in board), f"library={root}/library",
-         f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board", "few_shot.steps=2",
-         f"contenders=[{','.join(CONTENDERS)}]"]
-    )  # fmt: skip
-    main(["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{root}/one"])
-    return root
 
 
 def test_report_has_a_row_for_every_contender_and_split(root: Path) -> None:
