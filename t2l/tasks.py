@@ -22,10 +22,22 @@ def _sha256(payload: Any) -> str:
 
 @dataclass(frozen=True)
 class Example:
-    """One question of a task and its right answer, both plain text."""
+    """One question of a task and its right answer, both plain text.
+
+    `references` are further right answers; `choices` what a multiple-choice question lets one choose from (the right
+    one among them); `tests` are assertions that right code passes.
+    """
 
     input: str
     output: str
+    references: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    tests: str = ""
+
+    def content(self) -> tuple[Any, ...]:
+        """What makes it this example: input and output, and the rest where there is any."""
+        rest = (self.references, self.choices, self.tests)
+        return (self.input, self.output, *rest) if any(rest) else (self.input, self.output)
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Task:
 
     def examples_hash(self) -> str:
         """Sha256 over the examples: what a trained adapter's provenance records."""
-        return _sha256({k: [(e.input, e.output) for e in v] for k, v in self.examples.items()})
+        return _sha256({k: [e.content() for e in v] for k, v in self.examples.items()})
 
     def content_hash(self) -> str:
         """Sha256 over examples and descriptions."""

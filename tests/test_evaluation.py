@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import random_adapters
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
@@ -10,10 +11,11 @@ from t2l.evaluation.conditioning import derangement, random_text
 from t2l.evaluation.contenders import Base, Entry, FormalCode, Prompted
 from t2l.evaluation.costs import Usage
 from t2l.evaluation.report import control_differences, score_table
-from t2l.evaluation.scoring import Answer, Question, greedy_answers, questions_for
+from t2l.evaluation.scoring import Answer, Question, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
+from t2l.injection import inject
 from t2l.suites import WordListConfig, build
-from t2l.tasks import TaskSuite
+from t2l.tasks import TaskSuite, tokenize_prompts
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +142,37 @@ def test_what_uses_no_description_is_asked_once(suite: TaskSuite, tiny_base: Bas
     )
     assert one == same
     assert len({one, other, base[0]}) == 3
+
+
+@pytest.mark.parametrize("name", ["multiple_choice", "multiple_choice_normalised"])
+def test_choices_are_weighed_by_their_likelihood(name: str, tiny_base: BaseModel, suite: TaskSuite) -> None:
+    """Under each row's adapter, in a mixed batch: as computed one by one from all logits."""
+    spec = lora_spec(tiny_base.model, LoraConfig(rank=4))
+    weights = random_adapters(spec, 2, size=0.8)
+    choices = ("dog", "dog cat hammer", "seven")
+    texts = [e.input for e in suite.tasks["keep_animals"].examples["test"][:4]]
+    questions = [
+        Question("t", text, text, "dog", adapter=i % 2, metric=name, choices=choices) for i, text in enumerate(texts)
+    ]
+    plain = Question("t", texts[0], texts[0], "dog", adapter=1)
+    mixed = greedy_answers(tiny_base, [plain, *questions], spec, weights, 4, 3)
+    assert [a.answer for a in mixed[1:]] == [a.answer for a in choose_answers(tiny_base, questions, spec, weights, 2)]
+    assert mixed[0] == greedy_answers(tiny_base, [plain], spec, weights, 4, 3)[0]
+    for answer in mixed[1:]:
+        q, found = answer.question, []
+        for choice in choices:
+            (prompt,) = tokenize_prompts(tiny_base.tokenizer, [q.content])
+            end = tiny_base.tokenizer(choice, add_special_tokens=False)["input_ids"]
+            with torch.no_grad(), inject(tiny_base.model, spec, weights[q.adapter]):
+                logits = tiny_base.model(torch.tensor([[*prompt, *end]])).logits[0]
+            chosen = logits.log_softmax(dim=-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(end)[:, None]).sum().item()
+            found.append(chosen / (len(choice.encode()) if name.endswith("normalised") else 1))
+        assert answer.answer == choices[int(np.argmax(found))]
+        assert answer.score == float(answer.answer == "dog")
+    with pytest.raises(ValueError, match="has no choices"):
+        choose_answers(tiny_base, [Question("t", "dog", "dog", "dog", metric=name)], None, None, 2)
+
+
+def test_any_of_several_right_answers_counts() -> None:
+    question = Question("t", "in", "in", "dog", references=("hound", "puppy"))
+    assert [question.score(a) for a in ("dog", "puppy", "cat")] == [1, 1, 0]

@@ -13,7 +13,10 @@ def test_every_metric_gives_its_probes_their_scores(name: str) -> None:
     metric(name).check()
 
 
-@pytest.mark.parametrize("name", [n for n in METRICS if n not in ("exact_match", "normalised_match", "rouge_l")])
+SYMMETRIC = ("exact_match", "normalised_match", "exact_set", "rouge_l", "multiple_choice", "multiple_choice_normalised")
+
+
+@pytest.mark.parametrize("name", [n for n in METRICS if n not in SYMMETRIC])
 def test_a_metric_with_swapped_arguments_is_caught(name: str) -> None:
     """Those left out give the same score either way, by definition."""
     right = metric(name)
@@ -36,6 +39,12 @@ def test_names_are_taken_once_and_unknown_ones_are_refused() -> None:
         register(Metric("new", "", lambda a, r: 0.0, ()))
     with pytest.raises(ValueError, match="unknown metric 'bleu': choose from exact_match"):
         metric("bleu")
+
+
+def test_published_names_are_understood_with_their_remarks() -> None:
+    assert metric("rougeL") is metric("rouge_l")
+    assert metric('pass@1 (runs the "test" field; code execution)').name == "pass_at_1"
+    assert metric('final_number (text after "#### ")').name == "final_number"
 
 
 def test_final_number_needs_a_number() -> None:

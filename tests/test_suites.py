@@ -161,6 +161,28 @@ def test_folder_suite_reads_ranges_and_keeps_families_together(tmp_path: Path) -
     assert held | set(suite.split("train").tasks) == set(suite.tasks)
 
 
+def test_folder_suite_reads_references_choices_and_assertions(tmp_path: Path) -> None:
+    _write_folder(tmp_path / "suite")
+    rows = [
+        {"input": "a", "output": "b", "references": ["c", "d"]},
+        {"input": "e", "output": "f", "choices": ["f", "g"]},
+        {"input": "h", "output": "def h(): pass", "test": "def check(f): f()", "entry_point": "h"},
+        {"input": "i", "output": "x = 1", "test_list": ["assert x == 1", "assert x > 0"]},
+        {"input": "j", "output": "k"},
+    ]
+    (tmp_path / "suite/double.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    record = json.loads((tmp_path / "suite/tasks.json").read_text())
+    record["double"]["splits"] = {"train": [4, 5], "test": [0, 4]}
+    (tmp_path / "suite/tasks.json").write_text(json.dumps(record))
+    several, choice, checked, listed = (
+        build(FolderSuiteConfig(path=str(tmp_path / "suite"))).tasks["double"].examples["test"]
+    )
+    assert several.references == ("c", "d")
+    assert choice.choices == ("f", "g")
+    assert checked.tests == "def check(f): f()\ncheck(h)"
+    assert listed.tests == "assert x == 1\nassert x > 0"
+
+
 def test_folder_suite_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileProblemError, match="no such folder"):
         build(FolderSuiteConfig(path=str(tmp_path / "nothing")))

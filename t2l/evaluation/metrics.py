@@ -33,6 +33,8 @@ class Metric:
     score: Callable[[str, str], float]
     """(answer, reference) to a score"""
     probes: tuple[Probe, ...]
+    by_likelihood: bool = False
+    """whether the answer is the likeliest of the question's choices instead of what the model writes"""
 
     def check(self) -> None:
         """Raises ValueError where a probe does not get its score."""
@@ -46,6 +48,8 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
+ALIASES = {"rougeL": "rouge_l", "pass@1": "pass_at_1"}
+"""other names that published suites use; what follows a name after a blank is a remark"""
 
 
 def register(metric: Metric) -> Metric:
@@ -60,14 +64,15 @@ def register(metric: Metric) -> Metric:
 
 @cache
 def metric(name: str) -> Metric:
-    """A metric by name, checked when it is first asked for.
+    """A metric by its name or an alias, checked when it is first asked for.
 
     Raises ValueError with the names there are, or where it fails a probe.
     """
-    if name not in METRICS:
+    known = ALIASES.get(name.split(" ")[0], name.split(" ")[0])
+    if known not in METRICS:
         raise ValueError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
-    METRICS[name].check()
-    return METRICS[name]
+    METRICS[known].check()
+    return METRICS[known]
 
 
 def single_spaced(text: str) -> str:
@@ -96,6 +101,20 @@ def normalised_match(answer: str, reference: str) -> float:
     return float(given == wanted)
 
 
+def contains_any(answer: str, reference: str) -> float:
+    """1 where the reference occurs in the answer as whole words, whatever the case; give alternatives as references."""
+    wanted = single_spaced(reference.lower())
+    return float(
+        bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", single_spaced(answer.lower())) is not None
+    )
+
+
+def exact_set(answer: str, reference: str) -> float:
+    """1 where both list the same items, separated by commas or white space, in any order."""
+    given, wanted = (set(re.split(r"[,\s]+", t.strip().lower())) - {""} for t in (answer, reference))
+    return float(given == wanted)
+
+
 def rouge_l(answer: str, reference: str) -> float:
     """ROUGE-L F1 with stemming (Lin 2004), from the rouge-score package."""
     from rouge_score.rouge_scorer import RougeScorer
@@ -109,9 +128,10 @@ _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
 def final_number(answer: str, reference: str) -> float:
     """1 where the last number of the answer equals the reference.
 
-    Commas within numbers are dropped. Raises ValueError where the reference is not a number.
+    Commas within numbers are dropped; of a reference with `####` what follows it counts (GSM8K, Cobbe et al. 2021).
+    Raises ValueError where the reference is not a number.
     """
-    wanted = reference.strip().replace(",", "")
+    wanted = reference.rsplit("####", 1)[-1].strip().replace(",", "")
     try:
         value = float(wanted)
     except ValueError:
@@ -134,11 +154,23 @@ register(Metric("prefix_match", prefix_match.__doc__ or "", prefix_match, (
 register(Metric("normalised_match", normalised_match.__doc__ or "", normalised_match, (
     Probe("The Dog.", "dog", 1), Probe("dogs", "dog", 0), Probe("", "dog", 0),
 )))  # fmt: skip
+register(Metric("contains_any", contains_any.__doc__ or "", contains_any, (
+    Probe("It is a dog.", "dog", 1), Probe("dog", "it is a dog", 0), Probe("dogs", "dog", 0),
+)))  # fmt: skip
+register(Metric("exact_set", exact_set.__doc__ or "", exact_set, (
+    Probe("b, a", "a b", 1), Probe("a", "a b", 0), Probe("a b", "a", 0),
+)))  # fmt: skip
+register(Metric("multiple_choice", "1 where the likeliest choice is the right one", exact_match, (
+    Probe("dog", "dog", 1), Probe("dog", "cat", 0),
+), by_likelihood=True))  # fmt: skip
+register(Metric("multiple_choice_normalised", "the same by log-likelihood per byte", exact_match, (
+    Probe("dog", "dog", 1), Probe("dog", "cat", 0),
+), by_likelihood=True))  # fmt: skip
 register(Metric("rouge_l", rouge_l.__doc__ or "", rouge_l, (
     Probe("a dog runs", "a dog runs", 1), Probe("cat", "a dog runs", 0), Probe("a dog", "a dog runs far", 2 / 3),
 )))  # fmt: skip
 register(Metric("final_number", final_number.__doc__ or "", final_number, (
-    Probe("3 + 4 makes 7.", "7", 1), Probe("7, or 3", "7", 0), Probe("none", "7", 0), Probe("1,000", "1000", 1),
+    Probe("3 + 4 makes 7.", "7", 1), Probe("7, or 3", "7", 0), Probe("none", "7", 0), Probe("1,000", "1000", 1), Probe("so 9", "3 * 3 = 9 #### 9", 1),
 )))  # fmt: skip
 register(Metric("pass_at_1", pass_at_1.__doc__ or "", pass_at_1, (
     Probe("def f(x):\n    return x + 1", "assert f(1) == 2", 1), Probe("def f(x):\n    return x", "assert f(1) == 2", 0),

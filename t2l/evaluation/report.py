@@ -15,6 +15,8 @@ from t2l.evaluation.statistics import Estimate, recovered_fraction
 from t2l.files import write_json, write_text
 from t2l.manifest import Overlap
 
+HEADLINE_SEEDS = 3
+"""training seeds without which a claim is preliminary"""
 REDUNDANT = "condition redundant"
 REDUNDANT_WHY = (
     "the base model could read the task's description in its own prompt, so a score does not show that the adapter "
@@ -177,6 +179,8 @@ def headline(data: Mapping[str, Any]) -> list[str]:
                 f"{contender} on {split} {verdict}; closest control: {weakest['control']}, matched minus it {text}, "
                 f"{weakest['n_seeds']} training seed(s)."
             )
+    if any(d["n_seeds"] < HEADLINE_SEEDS for d in data["controls"]):
+        lines = [f"{line} Preliminary: fewer than {HEADLINE_SEEDS} training seeds." for line in lines]
     return [f"{line} Marked: {REDUNDANT}." for line in lines] if data["condition_redundant"] else lines
 
 

@@ -1,7 +1,8 @@
 """Tasks from a folder of JSON lines.
 
     <folder>/tasks.json     {task: {"descriptions": [str, ...], "metric", "family", "splits": {name: [start, end)}}}
-    <folder>/<task>.jsonl   one {"input": str, "output": str} per line
+    <folder>/<task>.jsonl   one {"input": str, "output": str} per line, where it applies with "references" (more
+                            right answers), "choices", and "test" or "test_list" (assertions about code)
 
 Splits that a task declares are line ranges. Where `train` or `test` is missing, rows are dealt out by
 seed. Tasks are split into `train` and `unseen_task` by family, so that a near-duplicate of a training
@@ -49,6 +50,14 @@ class FolderSuiteConfig:
             raise ValueError("suite.train_examples and suite.test_examples must be at least 1")
 
 
+def _example(row: Mapping[str, Any]) -> Example:
+    tests = row.get("test") or "\n".join(row.get("test_list") or ())
+    if tests and row.get("entry_point"):
+        tests = f"{tests}\ncheck({row['entry_point']})"
+    references, choices = (tuple(map(str, row.get(key) or ())) for key in ("references", "choices"))
+    return Example(str(row["input"]), str(row["output"]), references, choices, tests)
+
+
 def _read_rows(path: Path) -> list[Example]:
     if not path.is_file():
         raise FileProblemError(f"no such file: {path} (tasks.json names the task)")
@@ -56,7 +65,7 @@ def _read_rows(path: Path) -> list[Example]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            rows.append(Example(str(row["input"]), str(row["output"])))
+            rows.append(_example(row))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise FileProblemError(f"{path}:{number} is not a row with input and output ({error!r})") from None
     return rows
