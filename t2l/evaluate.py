@@ -13,11 +13,11 @@ import torch
 from t2l import suites
 from t2l.base_model import BaseModel, load_base_model, lora_spec
 from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_training_data
-from t2l.confidence import Calibration, auroc, calibration_error, distances, reliability
 from t2l.config import EvaluateConfig
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map
 from t2l.evaluation.board import Board, Cell, view_split
+from t2l.evaluation.calibration import calibrate
 from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter
 from t2l.evaluation.conditioning import CONDITIONS, DescriptionBank, Generated, generate_adapters
 from t2l.evaluation.contenders import (
@@ -32,7 +32,6 @@ from t2l.evaluation.contenders import (
     SplitView,
 )
 from t2l.evaluation.costs import cost_row, mean_usage
-from t2l.evaluation.foreign import FOREIGN_SENTENCES
 from t2l.evaluation.report import Findings, score_table, write_report
 from t2l.evaluation.robustness import robustness
 from t2l.few_shot import FewShot, Refined
@@ -42,7 +41,6 @@ from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.manifest import Overlap, refuse, suite_manifest
 from t2l.methods.library import MethodLibrary
 from t2l.run import environment
-from t2l.seeding import generator_for
 from t2l.tasks import TaskSuite
 
 log = logging.getLogger(__name__)
@@ -199,55 +197,13 @@ class _Evaluation:
             data = checkpoint.training_data
             if data is None or not any(v.name != "train" for v in self.views):
                 continue
-            calibration, about = self._calibrate(checkpoint, data, cells)
-            write_json(checkpoint.folder.parent.parent / CONFIDENCE_FILE, {**calibration.to_json(), "about": about})
-            found.setdefault(checkpoint.matched.name, about)
+            number = [c for c in self.checkpoints if c.name == checkpoint.name].index(checkpoint)
+            calibration = calibrate(
+                checkpoint.matched, data.centres, checkpoint.record.step, cells, number, self.encoder, self.config.seed
+            )
+            write_json(checkpoint.folder.parent.parent / CONFIDENCE_FILE, calibration.to_json())
+            found.setdefault(checkpoint.matched.name, dict(calibration.about))
         return found
-
-    def _calibrate(
-        self, checkpoint: _Checkpoint, data: TrainingData, cells: Sequence[Cell]
-    ) -> tuple[Calibration, dict[str, Any]]:
-        hypernetwork = checkpoint.matched.hypernetwork
-        number = [c for c in self.checkpoints if c.name == checkpoint.name].index(checkpoint)
-        points: list[tuple[str, str, str, float]] = []
-        for cell in cells:
-            if cell.contender not in (checkpoint.matched.name, f"{checkpoint.matched.name}_random_text"):
-                continue
-            kind = "foreign" if cell.contender.endswith("random_text") else "suite"
-            run = cell.runs[number]
-            points += [
-                (kind, a.question.task, run.conditions[a.question.adapter], a.score)
-                for a in run.answers
-                if cell.split != "train"
-            ]
-        tasks = sorted({task for _, task, _, _ in points})
-        order = generator_for("confidence", self.config.seed).permutation(len(tasks))
-        fitted_tasks = {tasks[i] for i in order[: len(tasks) // 2]}
-        apart, _ = distances(
-            hypernetwork, data.centres.to(self.base.device), self.encoder.encode([p[2] for p in points])
-        )
-        fitted = [i for i, p in enumerate(points) if p[1] in fitted_tasks]
-        tested = [i for i, p in enumerate(points) if p[1] not in fitted_tasks]
-        calibration = Calibration.fit(
-            [float(apart[i]) for i in fitted], [points[i][3] for i in fitted], checkpoint.record.step
-        )
-        suite_tested = [i for i in tested if points[i][0] == "suite"]
-        bins = reliability(calibration([float(apart[i]) for i in suite_tested]), [points[i][3] for i in suite_tested])
-        foreign, _ = distances(
-            hypernetwork, data.centres.to(self.base.device), self.encoder.encode(list(FOREIGN_SENTENCES))
-        )
-        far = [*foreign.tolist(), *(float(apart[i]) for i in tested if points[i][0] == "foreign")]
-        near = [float(apart[i]) for i in suite_tested]
-        about = {
-            "auroc": auroc(near, far),
-            "auroc_out_of_domain": auroc(near, foreign.tolist()),
-            "expected_calibration_error": calibration_error(bins),
-            "reliability": bins,
-            "n_fitted": len(fitted),
-            "n_tested": len(suite_tested),
-            "fitted_on": "a seeded half of the scored tasks, every split but train, and random text",
-        }
-        return calibration, about
 
     def map(self) -> dict[str, Any]:
         """Where each checkpoint's adapters lie beside the oracles of the same training tasks."""

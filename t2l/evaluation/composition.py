@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from t2l.evaluation.costs import Costs
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraWeights, concatenate
-from t2l.methods.peft_backed import LEFT_BEHIND
+from t2l.methods.peft_backed import wrapped_by
 from t2l.objectives import label_loss
 from t2l.seeding import generator_for
 from t2l.tasks import tokenize_examples
@@ -129,22 +129,11 @@ class ArrowRouting:
             self._model = self._stack.enter_context(self._routed())
         yield replace(self._base, model=self._model)
 
-    @contextmanager
-    def _routed(self) -> Iterator[Any]:
+    def _routed(self) -> AbstractContextManager[Any]:
         from peft import ArrowConfig, create_arrow_model
 
-        model = self._base.model
-        parts = [model, *model.children()]
-        left = [(vars(part), name) for part in parts for name in LEFT_BEHIND if name not in vars(part)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            routed = create_arrow_model(model, self._paths, ArrowConfig(top_k=self._top_k))
-        try:
-            yield routed.eval()
-        finally:
-            routed.unload()
-            for attributes, name in left:
-                attributes.pop(name, None)
+        config = ArrowConfig(top_k=self._top_k)
+        return wrapped_by(lambda model: create_arrow_model(model, self._paths, config), self._base.model)
 
 
 def _combine(coefficients: Float[Tensor, " adapters"], factors: Float[Tensor, "adapters ..."]) -> Tensor:

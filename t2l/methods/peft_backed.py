@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,13 @@ LEFT_BEHIND = ("prepare_inputs_for_generation", "generation_config", "peft_confi
 
 
 @contextmanager
-def wrap(model: nn.Module, config: Any) -> Iterator[Any]:
-    """A PeftModel around the base, in eval mode as the base is; the base is bare again afterwards."""
-    from peft import get_peft_model
-
+def wrapped_by(make: Callable[[nn.Module], Any], model: nn.Module) -> Iterator[Any]:
+    """What `make` puts around the base, a PeftModel, in eval mode as the base is; the base is bare again afterwards."""
     parts = [model, *model.children()]
     left = [(vars(part), name) for part in parts for name in LEFT_BEHIND if name not in vars(part)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped: Any = get_peft_model(model, config)
+        wrapped: Any = make(model)
     try:
         yield wrapped.eval()
     finally:
@@ -45,6 +43,13 @@ def wrap(model: nn.Module, config: Any) -> Iterator[Any]:
             wrapped.unload()
         for attributes, name in left:
             attributes.pop(name, None)
+
+
+def wrap(model: nn.Module, config: Any) -> AbstractContextManager[Any]:
+    """A PeftModel of a config around the base, for the length of a block."""
+    from peft import get_peft_model
+
+    return wrapped_by(lambda base: get_peft_model(base, config), model)
 
 
 def _state(wrapped: Any) -> dict[str, torch.Tensor]:
