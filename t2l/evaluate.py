@@ -30,6 +30,7 @@ from t2l.evaluation.contenders import (
     Oracle,
     Prompted,
     SplitView,
+    training_examples,
 )
 from t2l.evaluation.costs import cost_row, mean_usage
 from t2l.evaluation.report import Findings, score_table, write_report
@@ -153,6 +154,26 @@ class _Evaluation:
             "generated": lambda: [g for c in self.checkpoints for g in c.generated],
             "refined": lambda: [Refined(c.matched, self.base, few, seed) for c in self.checkpoints],
         }
+
+    def check_tasks(self) -> None:
+        """Raises ValueError where the scored tasks lack what a contender asked for needs, before anything is scored."""
+        asked, few = set(self.config.contenders), self.config.few_shot
+        shots = few.shots if asked & {"icl", "prompted_icl"} else 0
+        examples = few.examples if asked & {"lorahub", "few_shot", "refined"} else 0
+        for view in self.views:
+            if "generated" in asked and len(view.tasks) < 2:
+                raise ValueError(f"split {view.name!r} has {len(view.tasks)} task(s): shuffling descriptions needs two")
+            for task in view.tasks:
+                if "formal_code" in asked and task.formal_code is None:
+                    raise ValueError(
+                        f"contender formal_code: task {task.name!r} has no formal code; take it out of contenders"
+                    )
+                training_examples(task, max(shots, examples))
+        split = self.config.robustness_split
+        if split is not None and split not in self.suite.splits:
+            log.warning(
+                "robustness_split=%s is no split of suite %s: styles and scales are left out", split, self.suite.name
+            )
 
     def check_data(self) -> list[Overlap]:
         """What scored splits share with training data. Raises ValueError where a split is not what it claims."""
@@ -292,6 +313,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
         raise ValueError("run_dir is empty: give the folder to write")
     torch.manual_seed(config.seed)
     parts = _Evaluation(config)
+    parts.check_tasks()
     overlaps = parts.check_data()
     board = Board(parts.base, parts.spec, config.evaluation, config.seed)
     contenders = parts.contenders()
