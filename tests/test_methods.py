@@ -558,12 +558,14 @@ def test_one_command_trains_and_scores_the_table(tmp_path: Path, capsys: pytest.
         "base", "oracle", *(f"oracle_{m}" for m in ("dora", "qlora", "bitfit"))
     ]  # fmt: skip
     costs = {c["contender"]: c for c in report["costs"]}
-    assert set(costs) == {"oracle", "oracle_dora", "oracle_qlora", "oracle_bitfit"}
+    assert set(costs) == {"base", "oracle", "oracle_dora", "oracle_qlora", "oracle_bitfit"}
+    bare = costs.pop("base")
+    assert bare["trainable_parameters"] == bare["adapter_bytes"] == 0
     assert costs["oracle_dora"]["trainable_parameters"] > costs["oracle_qlora"]["trainable_parameters"]
     assert all(c["adapter_bytes"] > 0 and c["n_tasks"] == 2 for c in costs.values())
     assert costs["oracle_dora"]["training_time_s"] > 0
     text = (tmp_path / "table/report.md").read_text()
-    assert "| oracle_dora | " in text.split("What do trained adapters cost?")[1]
+    assert "| oracle_dora | " in text.split("What does it cost?")[1]
     assert "oracle" in capsys.readouterr().out
 
 
