@@ -26,11 +26,13 @@ HELP = f"""t2l: from the description of a task to a LoRA adapter
 usage: t2l VERB [key=value ...] [-m] [--cfg job]
        t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE] [key=value ...]
        t2l library DIR [--list] [--json]
+       t2l compare RUN RUN ... [--json]
 
 verbs:
 {chr(10).join(f"  {verb:<15} {text}" for verb, text in HYDRA_VERBS.items())}
   generate        turn descriptions into PEFT adapter folders
   library         verify and summarise the adapters of a library
+  compare         reports side by side, with differences paired by example
 
 Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration, `t2l train
 experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
@@ -61,10 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _generate(rest)
     elif verb == "library":
         _library(rest)
+    elif verb == "compare":
+        _compare(rest)
     elif verb in HYDRA_VERBS:
         _run_with_hydra(verb, rest)
     else:
-        fail(f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate', 'library'])}")
+        fail(f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate', 'library', 'compare'])}")
 
 
 def _friendly(error: BaseException) -> str:
@@ -263,6 +267,23 @@ def _library(rest: Sequence[str]) -> None:
             f"{parsed.folder}: {len(report.problems)} adapters are not sound, first {first.task!r} ({first.problem}): "
             "remove their folders and run `t2l train_library` again"
         )
+
+
+def _compare(rest: Sequence[str]) -> None:
+    import argparse
+    import json
+
+    parser = argparse.ArgumentParser(prog="t2l compare", description="Puts reports of `t2l evaluate` side by side.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="report folder; the others are compared with the first")
+    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parsed = parser.parse_args(list(rest))
+    from t2l.compare_reports import compare_reports, comparison_table
+
+    try:
+        rows = compare_reports([Path(r) for r in parsed.runs])
+    except ValueError as error:
+        fail(str(error))
+    print(json.dumps(rows, indent=2) if parsed.json else comparison_table(rows))
 
 
 def _is_override(word: str) -> bool:

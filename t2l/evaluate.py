@@ -233,10 +233,16 @@ class _Evaluation:
             return {}
         oracles = self.library.adapters.load([t.name for t in view.tasks])
         texts = [ds[0] for ds in view.descriptions]
-        groups = [t.attributes.get("operation", t.family) or "(none)" for t in view.tasks]
+        labels = {
+            "operation": [t.attributes.get("operation", t.family) or "(none)" for t in view.tasks],
+            "category": [t.attributes.get("category", "(none)") for t in view.tasks],
+        }
         return {
             c.matched.name: adapter_map(
-                generate_adapters(c.matched.hypernetwork, self.encoder.encode(texts)).to("cpu"), oracles, groups
+                generate_adapters(c.matched.hypernetwork, self.encoder.encode(texts)).to("cpu"),
+                oracles,
+                labels,
+                c.matched.spec.scaling,
             )
             for c in self.first_of_each()
             if c.matched.spec == self.library.spec

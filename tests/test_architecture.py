@@ -17,7 +17,7 @@ LEVELS = [
     {"training", "generate", "evaluation"},
     {"few_shot"},
     {"config"},
-    {"verbs", "evaluate", "library_report"},
+    {"verbs", "evaluate", "library_report", "compare_reports"},
     {"quickstart", "compare_methods"},
     {"cli"},
     {"__main__"},

@@ -68,6 +68,10 @@ def test_map_puts_alike_adapters_together(mini_base: BaseModel) -> None:
     torch.testing.assert_close(gram, gram.T, rtol=1e-4, atol=1e-4)
     want = sum(((oracles.B[n][0] @ oracles.A[n][0]) * (oracles.B[n][1] @ oracles.A[n][1])).sum() for n in oracles.A)
     torch.testing.assert_close(gram[0, 1], want, rtol=1e-3, atol=1e-3)
-    found = adapter_map(close, oracles, [f"g{i}" for i in range(4)])
+    found = adapter_map(close, oracles, {"operation": [f"g{i}" for i in range(4)]}, scaling=2.0)
+    assert found["norms"]["oracle"].keys() == oracles.A.keys()
+    first = next(iter(oracles.A))
+    norms = (2.0 * oracles.B[first][:, 0] @ oracles.A[first][:, 0]).norm(dim=(1, 2))
+    assert found["norms"]["oracle"][first][0] == pytest.approx(float(norms.mean()), rel=1e-4)
     for point in found["points"]:
         assert point["generated"] == pytest.approx(point["oracle"], abs=0.1)

@@ -81,7 +81,7 @@ def test_report_is_one_page_with_every_figure(root: Path) -> None:
     page = (root / "board/report.html").read_text()
     sources = re.findall(r'src="([^"]+)"', page)
     names = {p.stem for p in (root / "board").glob("*.png")}
-    assert names == {"scores", "controls", "costs", "style", "scale", "confidence", "map"}
+    assert names == {"scores", "controls", "costs", "style", "scale", "confidence", "map", "norms"}
     assert len(sources) == len(names)
     assert "http" not in page
     for source in sources:
@@ -109,7 +109,7 @@ def test_report_renders_in_a_browser(root: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     images = json.loads(dom.split("<title>")[1].split("</title>")[0])
-    assert len(images) == 7
+    assert len(images) == 8
     for is_complete, natural, width, height in images:
         assert is_complete
         assert natural >= 500
@@ -175,6 +175,24 @@ def test_a_base_that_reads_the_description_is_marked(root: Path, tmp_path: Path)
     answers = [json.loads(line) for line in (tmp_path / "shown/answers.jsonl").read_text().splitlines()]
     assert all(a["prefix"] for a in answers if a["contender"].startswith("generated"))
     assert not any(a["prefix"] for a in answers if a["contender"] == "base")
+
+
+def test_reports_are_compared_by_example(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report against itself differs nowhere; one whose answers were all made right is better, by as much as can be."""
+    shutil.copytree(root / "board", tmp_path / "better")
+    lines = [json.loads(line) for line in (root / "board/answers.jsonl").read_text().splitlines()]
+    (tmp_path / "better/answers.jsonl").write_text("\n".join(json.dumps({**a, "score": 1.0}) for a in lines))
+    capsys.readouterr()
+    main(["compare", f"{root}/board", f"{root}/board", f"{tmp_path}/better", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    same, better = ([r for r in rows if r["other"] == f"{p}"] for p in (root / "board", tmp_path / "better"))
+    assert len(same) == len(better) == 6 * (len(PLAIN) + 12)
+    assert all(r["difference"] == 0 and not r["distinguishable"] for r in same)
+    assert all(r["difference"] == pytest.approx(1 - r["first_mean"], abs=1e-4) for r in better)
+    main(["compare", f"{root}/board", f"{tmp_path}/better"])
+    assert "| generated_sft | unseen_combination |" in capsys.readouterr().out
+    assert "needs two report folders" in _refused(capsys, "compare", f"{root}/board")
+    assert "no such file" in _refused(capsys, "compare", f"{root}/board", f"{tmp_path}/nowhere")
 
 
 def test_seeds_of_one_recipe_are_one_contender(root: Path, tmp_path: Path) -> None:

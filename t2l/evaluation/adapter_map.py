@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +26,24 @@ def gram_matrix(weights: LoraWeights) -> Tensor:
     return total.view(count, count)
 
 
-def adapter_map(generated: LoraWeights, oracles: LoraWeights, groups: Sequence[str]) -> dict[str, Any]:
+def norms_by_layer(weights: LoraWeights, scaling: float) -> dict[str, list[float]]:
+    """Per module, the mean over adapters of the Frobenius norm of scaling * BA in each layer."""
+    norms = {}
+    for name, a in weights.A.items():
+        b = weights.B[name]
+        square = ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp_min(0)
+        norms[name] = (scaling * square.sqrt()).mean(dim=0).tolist()
+    return norms
+
+
+def adapter_map(
+    generated: LoraWeights, oracles: LoraWeights, labels: Mapping[str, Sequence[str]], scaling: float = 1.0
+) -> dict[str, Any]:
     """Kernel principal components (Schölkopf et al. 1998) of generated and oracle adapters, pairwise.
 
     Args:
-        groups: per pair, what it is coloured by (the task's operation, say).
+        labels: per kind of colour (operation, category), each pair's label.
+        scaling: the spec's.
     """
     gram = gram_matrix(concatenate([generated, oracles])).double().cpu()
     norms = gram.diagonal().clamp_min(1e-12).sqrt()
@@ -39,8 +52,13 @@ def adapter_map(generated: LoraWeights, oracles: LoraWeights, groups: Sequence[s
     values, vectors = torch.linalg.eigh(centred)
     order = values.argsort(descending=True)[:COMPONENTS]
     points = (vectors[:, order] * values[order].clamp_min(0).sqrt()).tolist()
-    count = len(groups)
+    count = generated.batch_size
     return {
         "explained": (values[order] / values.clamp_min(0).sum()).tolist(),
-        "points": [{"group": g, "generated": points[i], "oracle": points[count + i]} for i, g in enumerate(groups)],
+        "labels": list(labels),
+        "norms": {"generated": norms_by_layer(generated, scaling), "oracle": norms_by_layer(oracles, scaling)},
+        "points": [
+            {**{k: v[i] for k, v in labels.items()}, "generated": points[i], "oracle": points[count + i]}
+            for i in range(count)
+        ],
     }

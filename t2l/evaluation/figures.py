@@ -160,32 +160,54 @@ def confidence_figure(data: Mapping[str, Any]) -> bytes:
 
 
 def map_figure(found: Findings) -> bytes:
-    """Generated and oracle adapters on the first two principal components of their products."""
+    """Generated and oracle adapters on the first two principal components of their products, by each kind of label."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    contenders = list(found.map)
+    contenders, kinds = list(found.map), next(iter(found.map.values()))["labels"]
     figure, panels = plt.subplots(
-        1, len(contenders), figsize=(5.2 * len(contenders) + 1.2, 4.6), layout="constrained", squeeze=False
-    )
-    for axes, contender in zip(panels[0], contenders, strict=True):
-        points = found.map[contender]["points"]
-        groups = list(dict.fromkeys(p["group"] for p in points))
-        colours = _colours(plt, groups)
-        for p in points:
-            (gx, gy), (ox, oy) = p["generated"], p["oracle"]
-            axes.plot([gx, ox], [gy, oy], color=colours[p["group"]], lw=0.4, alpha=0.6)
-            axes.plot(gx, gy, "o", color=colours[p["group"]], ms=3.5)
-            axes.plot(ox, oy, "x", color=colours[p["group"]], ms=4)
-        for group in groups:
-            axes.plot([], [], "o", color=colours[group], ms=4, label=group)
-        explained = found.map[contender]["explained"]
-        axes.set_title(contender, fontsize=9)
-        axes.set_xlabel(f"first component ({explained[0]:.0%} of the variance)", fontsize=8)
-        axes.set_ylabel(f"second component ({explained[1]:.0%})", fontsize=8)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=6)
+        len(kinds), len(contenders), figsize=(5.2 * len(contenders) + 1.6, 4.4 * len(kinds)), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for row, kind in zip(panels, kinds, strict=True):
+        labels = list(dict.fromkeys(p[kind] for c in contenders for p in found.map[c]["points"]))
+        colours = _colours(plt, labels)
+        for axes, contender in zip(row, contenders, strict=True):
+            for p in found.map[contender]["points"]:
+                (gx, gy), (ox, oy) = p["generated"], p["oracle"]
+                axes.plot([gx, ox], [gy, oy], color=colours[p[kind]], lw=0.4, alpha=0.6)
+                axes.plot(gx, gy, "o", color=colours[p[kind]], ms=3.5)
+                axes.plot(ox, oy, "x", color=colours[p[kind]], ms=4)
+            explained = found.map[contender]["explained"]
+            axes.set_title(f"{contender}, by {kind}", fontsize=9)
+            axes.set_xlabel(f"first component ({explained[0]:.0%} of the variance)", fontsize=8)
+            axes.set_ylabel(f"second component ({explained[1]:.0%})", fontsize=8)
+        for label in labels:
+            row[-1].plot([], [], "o", color=colours[label], ms=4, label=label)
+        row[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=6, ncols=1)
+    return _png(plt, figure)
+
+
+def norms_figure(found: Findings) -> bytes:
+    """Mean norm of scaling * BA by layer and module, of generated adapters and oracles."""
+    plt, figure, axes = _subplots(7.5, 3.8)
+    modules = list(next(iter(found.map.values()))["norms"]["oracle"])
+    styles = dict(zip(modules, ("-", "--", ":", "-.") * len(modules), strict=False))
+    curves = {name: m["norms"]["generated"] for name, m in found.map.items()}
+    curves = {"oracle": next(iter(found.map.values()))["norms"]["oracle"], **curves}
+    colours = _colours(plt, list(curves))
+    for name, norms in curves.items():
+        for module in modules:
+            xs = range(len(norms[module]))
+            axes.plot(
+                xs, norms[module], styles[module], marker="o", ms=3.5, color=colours[name], label=f"{name}, {module}"
+            )
+    axes.set_xlabel("adapted layer, from the first")
+    axes.set_ylabel("norm of scaling * BA")
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=6.5)
     return _png(plt, figure)
 
 
@@ -205,4 +227,5 @@ def draw_figures(found: Findings, data: Mapping[str, Any]) -> dict[str, bytes]:
         figures["confidence"] = confidence_figure(data)
     if found.map:
         figures["map"] = map_figure(found)
+        figures["norms"] = norms_figure(found)
     return figures

@@ -304,7 +304,7 @@ def _map_text(found: Findings) -> list[str]:
     if not found.map:
         return []
     about = "Generated adapters (dots) and oracles (crosses) of the same training tasks, by the directions of their products."
-    return ["", "## Where do adapters lie?", "", about, "", "![map](map.png)"]
+    return ["", "## Where do adapters lie?", "", about, "", "![map](map.png)", "", "![norms](norms.png)"]
 
 
 def _data_text(data: Mapping[str, Any]) -> list[str]:
