@@ -7,12 +7,12 @@ nothing is allocated.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from t2l.distributed import local_device, shard
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
+from t2l.model_files import cached_snapshot, file_fingerprint, resolve_path
+from t2l.targets import select_targets
 
 
 class Quantization(StrEnum):
@@ -43,8 +45,13 @@ class BaseModelConfig:
     """`auto` (cuda where there is one), cpu, cuda, cuda:1..."""
     quantization: Quantization = Quantization.none
     """none, nf4 (4 bit, double quantisation) or int8, both by bitsandbytes"""
+    revision: str | None = None
+    """commit, tag or branch of a hub id; None means its default branch"""
     attention: str | None = None
-    """attention implementation (sdpa, eager, flash_attention_2); None lets transformers choose"""
+    """attention implementation (sdpa, eager, flash_attention_2); None lets transformers choose, which never needs more
+    than torch"""
+    template_values: dict[str, Any] = field(default_factory=dict)
+    """values that the tokenizer's chat template is given beside the messages, like enable_thinking: false"""
     trust_remote_code: bool = False
     """whether code that comes with the model may run"""
     shard: bool = False
@@ -70,7 +77,7 @@ class LoraConfig:
     scaling_rule: Scaling = Scaling.standard
     """standard: alpha / rank; rslora: alpha / sqrt(rank)"""
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
-    """names of the linear modules that get an adapter in every layer"""
+    """linear modules that get an adapter in every layer: their names, or `attention`, `mlp`, `all`"""
     layers: list[int] | None = None
     """layer indices that get an adapter; None means all"""
 
@@ -101,34 +108,12 @@ class BaseModel:
         """Where the model's inputs must be."""
         return next(self.model.parameters()).device
 
-
-def mini_base_model_path() -> Path:
-    """Folder of the mini base model, from a checkout or an installed wheel."""
-    package = Path(__file__).parent
-    for folder in (package / "data/mini/base_model", package.parent / "data/mini/base_model"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise ValueError(
-        "the mini base model is not here: make it with `t2l pretrain_base out=DIR` and pass base_model.path=DIR"
-    )
-
-
-def resolve_path(path: str) -> str:
-    """`mini` as its folder, a folder as itself, anything else as a hub id.
-
-    Raises ValueError for what is clearly meant as a folder and does not exist.
-    """
-    if path == "mini":
-        return str(mini_base_model_path())
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise ValueError(
-                f"base_model.path={path}: the folder has no config.json, so it is not a Hugging Face model"
-            )
-        return path
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ValueError(f"base_model.path={path}: no such folder (and it is not a hub id of the form owner/name)")
-    return path
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens that end an answer: the tokenizer's own, and those of the model's generation config (an end of turn)."""
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        own = named if isinstance(named, list) else [named]
+        return list(dict.fromkeys(i for i in (self.tokenizer.eos_token_id, *own) if i is not None))
 
 
 def hash_parameters(model: nn.Module) -> str:
@@ -153,21 +138,6 @@ def verify_frozen(model: nn.Module) -> Iterator[str]:
         raise RuntimeError(f"the base model changed during training: parameters hashed {before}, now {after}")
 
 
-def file_fingerprint(path: str) -> str | None:
-    """Sha256 over a folder's weight files, independent of dtype and quantisation at load time.
-
-    None where there are no safetensors files (a hub id, a folder in another format).
-    """
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
 def freeze(model: nn.Module) -> nn.Module:
     """Puts a model in eval mode with no parameter asking for gradients. Returns it."""
     model.eval()
@@ -188,22 +158,24 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
     device = local_device(config.device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"base_model.device={device}, but torch sees no CUDA device: use base_model.device=cpu")
-    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "trust_remote_code": config.trust_remote_code}
+    source = {"trust_remote_code": config.trust_remote_code, "revision": config.revision}
+    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
     if config.quantization is not Quantization.none:
         options["quantization_config"] = _quantization_config(config)
         options["device_map"] = {"": device}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, RuntimeError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        model = AutoModelForCausalLM.from_pretrained(path, **source, **options)
+    except (OSError, RuntimeError, ImportError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"base_model.path={config.path} could not be loaded: {first_line}") from error
     except Exception as error:  # safetensors raises its own class, which is an Exception only
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"base_model.path={config.path}: a weight file is damaged ({error})") from error
+    _set_template_values(tokenizer, config.template_values)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if config.quantization is Quantization.none:
@@ -212,7 +184,8 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
         # bitsandbytes would repack 4-bit weights in place at the first CPU inference; a frozen base stays as it is.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    fingerprint = file_fingerprint(path) or hash_parameters(model)
+    commit = getattr(model.config, "_commit_hash", None)
+    fingerprint = file_fingerprint(cached_snapshot(path, commit) or path) or hash_parameters(model)
     model = freeze(model)
     return BaseModel(shard(model) if config.shard else model, tokenizer, config.path, path, fingerprint)
 
@@ -223,9 +196,10 @@ def checkpointing(model: nn.Module) -> Iterator[None]:
 
     Only the layers' own training flag is set, so dropout inside a frozen base stays off.
     """
-    enable: Any = model.gradient_checkpointing_enable
-    disable: Any = model.gradient_checkpointing_disable
-    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers 5 renames the two on its way to version 6.
+    enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    disable: Any = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+    enable({"use_reentrant": False})
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
     for layer in layers:
         layer.training = True
@@ -254,15 +228,16 @@ def label_logits(
     attention_mask: Int[Tensor, "rows length"],
     labels: Int[Tensor, "rows length"],
     ignore_index: int = -100,
+    at: tuple[Int[Tensor, " labels"], Int[Tensor, " labels"]] | None = None,
 ) -> LabelLogits:
     """A causal LM's logits where there are labels, and nowhere else.
 
     Hidden states are picked just before the output embedding, so the largest tensor of a step is
     [labels, vocabulary] instead of [rows, length, vocabulary]; whatever the model does to its logits
     afterwards (soft-capping, scaling) applies as always. Labels are aligned with the input ids: the
-    position before a label predicts it.
+    position before a label predicts it; `at` gives (row, position) of those before labels, where that is known.
     """
-    rows, positions = (labels[:, 1:] != ignore_index).nonzero(as_tuple=True)
+    rows, positions = at if at is not None else (labels[:, 1:] != ignore_index).nonzero(as_tuple=True)
 
     def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][rows, positions].unsqueeze(0), *args[1:])
@@ -273,6 +248,20 @@ def label_logits(
     finally:
         handle.remove()
     return LabelLogits(logits[0], labels[:, 1:][rows, positions], rows)
+
+
+def _set_template_values(tokenizer: Any, values: Mapping[str, Any]) -> None:
+    """Gives a tokenizer's chat template values of its own, so that every use of it has them."""
+    if not values:
+        return
+    if not isinstance(tokenizer.chat_template, str):
+        raise ValueError("base_model.template_values: this base has no chat template to give them to")
+    given = "".join(f"{{%- set {name} = {_as_jinja(value)} -%}}" for name, value in values.items())
+    tokenizer.chat_template = given + tokenizer.chat_template
+
+
+def _as_jinja(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value)
 
 
 def _quantization_config(config: BaseModelConfig) -> Any:
@@ -296,49 +285,29 @@ def meta_model(config: Any) -> nn.Module:
         return AutoModelForCausalLM.from_config(config)
 
 
-def layer_of(path: str) -> int | None:
-    """Index of the decoder layer that a module path lies in: its first all-digit part; None outside of layers."""
-    return next((int(part) for part in path.split(".") if part.isdigit()), None)
-
-
 def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:
     """The adapter geometry for a model (real or on the meta device).
 
-    Every linear module inside a numbered layer whose name is a target gets an adapter. Modules group by
-    name; where one name has several shapes, by name and shape.
+    Modules group by their own name; where one name has several shapes, or several places in a layer, by
+    name and shape, or name and place.
 
-    Raises:
-        ValueError: a target name that no linear layer has (the message lists what there is), or a
-            layer index out of range.
+    Raises ValueError for targets or layers that the base does not have (`targets.select_targets`).
     """
-    found: dict[tuple[str, int, int], list[tuple[int, str]]] = defaultdict(list)
-    linears: set[str] = set()
-    layer_indices: set[int] = set()
-    for path, module in model.named_modules():
-        layer = layer_of(path)
-        if layer is None or not isinstance(module, nn.Linear):
-            continue
-        name = path.rsplit(".", 1)[-1]
-        linears.add(name)
-        layer_indices.add(layer)
-        if name in config.target_modules and (config.layers is None or layer in config.layers):
-            found[name, module.in_features, module.out_features].append((layer, path))
-    missing = sorted(set(config.target_modules) - linears)
-    if missing:
-        raise ValueError(
-            f"lora.target_modules: this base has no linear {missing[0]!r} in its layers; it has {sorted(linears)}"
-        )
-    bad = sorted(set(config.layers or []) - layer_indices)
-    if bad:
-        raise ValueError(f"lora.layers: no layer {bad[0]}; this base has layers 0 to {max(layer_indices)}")
-    shapes_of: dict[str, int] = defaultdict(int)
-    for name, _, _ in found:
-        shapes_of[name] += 1
+    found: dict[tuple[str, str, int, int], list[tuple[int, str]]] = defaultdict(list)
+    for t in select_targets(model, config.target_modules, config.layers):
+        place = ".".join(t.path.split(".")[-2:])
+        found[t.name, place, t.d_in, t.d_out].append((t.layer, t.path))
+    if not found:
+        raise ValueError(f"lora.target_modules={config.target_modules}: no layer of lora.layers has any of them")
+    shapes, places = defaultdict(set), defaultdict(set)
+    for name, place, d_in, d_out in found:
+        shapes[name].add((d_in, d_out))
+        places[name, d_in, d_out].add(place)
     groups = []
-    for (name, d_in, d_out), members in found.items():
-        members.sort()
-        label = name if shapes_of[name] == 1 else f"{name}:{d_in}x{d_out}"
-        layers, paths = zip(*members, strict=True)
+    for (name, place, d_in, d_out), members in found.items():
+        label = place if len(places[name, d_in, d_out]) > 1 else name
+        label += f":{d_in}x{d_out}" if len(shapes[name]) > 1 else ""
+        layers, paths = zip(*sorted(members), strict=True)
         groups.append(ModuleGroup(label, name, d_in, d_out, layers, paths))
     return LoraSpec(tuple(sorted(groups, key=lambda g: g.name)), config.rank, config.alpha, config.scaling_rule)
 

@@ -41,26 +41,43 @@ def collate(rows: Sequence[TokenizedExample], pad_id: int, device: torch.device)
     return TokenBatch(*(torch.from_numpy(x).to(device) for x in (ids, mask, labels)))
 
 
-def cheapest_passes(widths: Sequence[int], cost: float) -> list[list[int]]:
+def cheapest_passes(widths: Sequence[int], cost: float, most: int | None = None) -> list[list[int]]:
     """Splits items into passes so that the sum over passes of (items * widest + cost) is least.
 
-    Dynamic programming over the distinct widths, in ascending order; a pass takes consecutive ones.
+    Dynamic programming over the distinct widths, in ascending order; a pass takes consecutive ones. A
+    pass of more than `most` items is then cut into parts.
     """
     order = sorted(range(len(widths)), key=lambda i: widths[i])
     ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or widths[order[i]] < widths[order[i + 1]]]
-    best: list[tuple[float, int]] = [
-        (0.0, 0)
-    ]  # for each number of ends taken: least cost, and where its last pass begins
+    # For each number of ends taken: least cost, and where its last pass begins.
+    best: list[tuple[float, int]] = [(0.0, 0)]
     for k, end in enumerate(ends, start=1):
         width = widths[order[end - 1]]
         begins = [0, *ends[: k - 1]]
         best.append(min((best[j][0] + (end - begins[j]) * width + cost, j) for j in range(k)))
-    passes, k = [], len(ends)
+    passes: list[list[int]] = []
+    k = len(ends)
     while k:
         begin = best[k][1]
-        passes.append(sorted(order[ends[begin - 1] if begin else 0 : ends[k - 1]]))
+        whole = order[ends[begin - 1] if begin else 0 : ends[k - 1]]
+        size = most or len(whole)
+        passes.extend(sorted(whole[i : i + size]) for i in range(0, len(whole), size))
         k = begin
     return passes[::-1]
+
+
+def batches_within(lengths: Sequence[int], items: int, tokens: int | None) -> list[list[int]]:
+    """Batches of indices, in order of length: each of at most `items`, and at most `tokens` with padding.
+
+    A batch is as wide as its longest item; an item that is longer than `tokens` is a batch of its own.
+    """
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        size = len(batches[-1]) + 1
+        if size > items or (tokens is not None and size > 1 and size * lengths[i] > tokens):
+            batches.append([])
+        batches[-1].append(i)
+    return batches if lengths else []
 
 
 def collate_prompts(

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from t2l import encoder as encoders
 from t2l import hypernetwork as hypernetworks
 from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors
 from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
@@ -42,6 +43,8 @@ class CheckpointRecord:
     base_name: str
     trained_on: dict[str, Any]
     """suite, its content hash, tasks and phrasing set that training used"""
+    encoder: dict[str, Any] | None = None
+    """config of the encoder (`TaskEncoder.to_json`); None in checkpoints made before it was recorded"""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -81,18 +84,30 @@ def load_training_data(folder: Path) -> TrainingData | None:
     return TrainingData(Manifest.from_tensors(tensors), centres)
 
 
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, entry in state.items() for name, v in entry.items()}
+    """The state of every parameter; counts that are plain integers become integer tensors without dimensions."""
+    # Not state_dict(): bitsandbytes nests its 8-bit moments there. Their code books (qmap) are shared, a file's tensors not.
+    return {
+        f"optimizer.{i}.{name}": value.clone() if name.startswith("qmap") else torch.as_tensor(value)
+        for i, p in enumerate(_parameters(optimizer))
+        for name, value in optimizer.state[p].items()
+    }
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
+    parameters = _parameters(optimizer)
     for key, value in tensors.items():
         kind, index, name = key.split(".", 2)
-        if kind == "optimizer":
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        if kind != "optimizer":
+            continue
+        p = parameters[int(index)]
+        is_count = value.ndim == 0 and not value.is_floating_point()
+        on_device = value if name == "step" else value.to(p.device)
+        optimizer.state[p][name] = int(value) if is_count else on_device
 
 
 def save_checkpoint(
@@ -187,7 +202,19 @@ def check_fits(record: CheckpointRecord, base_fingerprint: str, encoder_identity
             f"{record.base_fingerprint[:12]}); this base has fingerprint {base_fingerprint[:12]}"
         )
     if record.encoder_identity != encoder_identity:
+        how = "it does not say which: pass the encoder=... it was trained with"
+        if record.encoder is not None:
+            how = f"for its own pass {encoders.as_overrides(record.encoder)}, or encoder=own"
         raise ValueError(
             f"{where} was trained with another sentence encoder (identity {record.encoder_identity[:12]}); "
-            f"this encoder has {encoder_identity[:12]}"
+            f"this encoder has {encoder_identity[:12]}; {how}"
         )
+
+
+def own_encoder(record: CheckpointRecord, here: encoders.OwnEncoderConfig | None = None) -> encoders.AnyEncoderConfig:
+    """The config of the encoder that a checkpoint was trained with, with what this machine decides.
+
+    Checkpoints that do not say were trained with conf/encoder/minilm_layers.yaml, unless told otherwise.
+    Raises ValueError for a config that this version does not have.
+    """
+    return encoders.config_from_json(record.encoder or {"kind": "sentence", "layers": [0, 2, 4, 6]}, here)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2l.base_model import BaseModel, label_logits
+from t2l.base_model import BaseModel, checkpointing, label_logits
 from t2l.batches import TaskDraw, cheapest_passes, collate, draw_noise, draw_tasks, gather_embeddings
 from t2l.checkpoint import CheckpointRecord, TrainingData, latest_checkpoint, resume, save_checkpoint
 from t2l.distributed import World, unwrap
@@ -28,6 +29,8 @@ from t2l.slots import linear_schedule
 from t2l.tasks import TokenizedExample
 
 log = logging.getLogger(__name__)
+OPTIMIZERS = ("adamw", "adamw_8bit")
+ADAPTER_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -54,6 +57,17 @@ class TrainerConfig:
     """shrinkage in (0, 1] of the within-task covariance that descriptions are whitened by; None leaves them"""
     description_noise: float = 0.0
     """norm of the Gaussian noise added to a (whitened) description in training, relative to its own"""
+    optimizer: str = "adamw"
+    """adamw, or adamw_8bit: moments in 8 bits by bitsandbytes (Dettmers et al. 2022, arXiv:2110.02861)"""
+    max_length: int = 512
+    """longest sequence in tokens; prompts are cut on the left (SFT)"""
+    gradient_checkpointing: bool = False
+    """recompute each decoder layer of the base in the backward pass instead of keeping its activations (SFT)"""
+    rows_per_pass: int | None = None
+    """most rows that go through the base at once; a step's gradients are summed over its passes, so that this changes
+    memory alone; None: no limit (SFT)"""
+    adapter_dtype: str = "float32"
+    """precision in which generated adapters are multiplied; the hypernetwork itself stays in float32 (SFT)"""
     pass_cost: int = 512
     """what a pass through the base costs beside its tokens, in tokens; tasks share passes so that tokens with
     padding + passes is least (SFT)"""
@@ -63,9 +77,26 @@ class TrainerConfig:
     """steps between lines of metrics.jsonl"""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "tasks_per_step", "rows_per_task", "checkpoint_every", "log_every", "pass_cost"):
+        counts = (
+            "steps",
+            "tasks_per_step",
+            "rows_per_task",
+            "checkpoint_every",
+            "log_every",
+            "pass_cost",
+            "max_length",
+        )
+        for key in counts:
             if getattr(self, key) < 1:
                 raise ValueError(f"trainer.{key} must be at least 1, not {getattr(self, key)}")
+        for key, allowed in (("optimizer", OPTIMIZERS), ("adapter_dtype", ADAPTER_DTYPES)):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, not {getattr(self, key)!r}")
+        if self.rows_per_pass is not None and self.rows_per_pass < self.rows_per_task:
+            raise ValueError(
+                f"trainer.rows_per_pass={self.rows_per_pass} is less than rows_per_task={self.rows_per_task}, and the "
+                "rows of a task share a pass"
+            )
         if self.lr <= 0 or self.clip <= 0:
             raise ValueError("trainer: lr and clip must be positive")
         if self.description_whitening is not None and not 0 < self.description_whitening <= 1:
@@ -165,6 +196,7 @@ class SftObjective:
     ) -> None:
         self.config, self.trainer, self.seed, self.base = config, trainer, seed, base
         self.rows, self.world = rows, world or World()
+        self._adapter_dtype: torch.dtype = getattr(torch, trainer.adapter_dtype)
         self.descriptions = _Descriptions(embeddings, trainer.description_noise, seed)
         fewest = min(len(r) for r in rows)
         if fewest < trainer.rows_per_task:
@@ -186,13 +218,15 @@ class SftObjective:
         leaves = weights.map(lambda t: t.detach().requires_grad_())
         spec, loss = unwrap(hypernetwork).spec, torch.zeros((), device=device)
         widths = [max(r.length for r in group) for group in examples]
-        for tasks in cheapest_passes(widths, self.trainer.pass_cost / len(examples[0])):
-            rows = [r for i in tasks for r in examples[i]]
-            adapters = leaves if len(tasks) == len(examples) else leaves[torch.tensor(tasks, device=device)]
-            with inject(self.base.model, spec, adapters):
-                part = self._row_losses(rows).sum() / (len(examples) * len(examples[0]))
-                part.backward()
-            loss += part.detach()
+        most = None if self.trainer.rows_per_pass is None else self.trainer.rows_per_pass // len(examples[0])
+        with checkpointing(self.base.model) if self.trainer.gradient_checkpointing else nullcontext():
+            for tasks in cheapest_passes(widths, self.trainer.pass_cost / len(examples[0]), most):
+                rows = [r for i in tasks for r in examples[i]]
+                adapters = leaves if len(tasks) == len(examples) else leaves[torch.tensor(tasks, device=device)]
+                with inject(self.base.model, spec, adapters.to(self._adapter_dtype)):
+                    part = self._row_losses(rows).sum() / (len(examples) * len(examples[0]))
+                    part.backward()
+                loss += part.detach()
         penalty = weight_penalty(leaves)
         (self.config.weight_penalty * penalty).backward()
         torch.autograd.backward(weights.tensors(), [t.grad for t in leaves.tensors()])
@@ -245,6 +279,20 @@ class ReconstructionObjective:
         return {"train/loss": loss.item()}
 
 
+def make_optimizer(config: TrainerConfig, hypernetwork: Hypernetwork) -> torch.optim.Optimizer:
+    """The optimiser that a config names, over all of a hypernetwork's parameters."""
+    options: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": (0.9, config.beta2),
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(hypernetwork.parameters(), **options)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(hypernetwork.parameters(), **options)
+
+
 def train(
     config: TrainerConfig,
     objective: Objective,
@@ -266,9 +314,7 @@ def train(
     from rich.progress import track
 
     world = world or World()
-    optimizer = torch.optim.AdamW(
-        hypernetwork.parameters(), lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
-    )
+    optimizer = make_optimizer(config, hypernetwork)
     torch.manual_seed(seed)
     newest = latest_checkpoint(run.folder)
     done = resume(newest, hypernetwork, optimizer) if newest is not None else 0

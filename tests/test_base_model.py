@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from t2l.base_model import (
     hash_parameters,
     load_base_model,
     lora_spec,
-    mini_base_model_path,
     verify_frozen,
 )
 from t2l.injection import inject
+from t2l.model_files import file_fingerprint, mini_base_model_path
+from t2l.tasks import render_prompts
 
 
 def test_loaded_base_is_frozen_and_in_eval_mode() -> None:
@@ -50,6 +52,34 @@ def test_fingerprint_is_the_weights_own(tmp_path: Path) -> None:
     assert (
         first.fingerprint == same.fingerprint == load_base_model(BaseModelConfig(str(copy), device="cpu")).fingerprint
     )
+
+
+def test_fingerprint_of_the_hubs_cache_is_that_of_a_copy(tmp_path: Path) -> None:
+    weights = mini_base_model_path() / "model.safetensors"
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    blob = blobs / hashlib.sha256(weights.read_bytes()).hexdigest()
+    shutil.copy(weights, blob)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    assert file_fingerprint(str(snapshot)) == file_fingerprint(str(mini_base_model_path()))
+
+
+def test_template_values_reach_every_prompt(tmp_path: Path) -> None:
+    folder = shutil.copytree(mini_base_model_path(), tmp_path / "copy")
+    template = (
+        "{% if enable_thinking is not defined or enable_thinking %}thinking: {% endif %}{{ messages[0].content }}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    plain = load_base_model(BaseModelConfig(str(folder), device="cpu"))
+    quick = load_base_model(BaseModelConfig(str(folder), device="cpu", template_values={"enable_thinking": False}))
+    assert render_prompts(plain.tokenizer, ["dog"]) == ["thinking: dog"]
+    assert render_prompts(quick.tokenizer, ["dog"]) == ["dog"]
+
+
+def test_missing_attention_implementation_says_so() -> None:
+    with pytest.raises(ValueError, match="could not be loaded: FlashAttention2"):
+        load_base_model(BaseModelConfig(device="cpu", attention="flash_attention_2"))
 
 
 def test_verify_frozen_notices_a_change() -> None:
@@ -91,3 +121,13 @@ def test_absent_device_says_so() -> None:
 def test_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_base_model(BaseModelConfig(str(tmp_path), device="cpu"))
+
+
+def test_answers_end_where_the_model_or_the_tokenizer_says() -> None:
+    base = load_base_model(BaseModelConfig(device="cpu"))
+    own = base.tokenizer.eos_token_id
+    assert base.end_ids == [own]
+    base.model.generation_config.eos_token_id = [own, 7]
+    assert base.end_ids == [own, 7]
+    base.model.generation_config.eos_token_id = None
+    assert base.end_ids == [own]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from t2l.batches import RowCycle, cheapest_passes, collate, collate_prompts, draw_tasks
+from t2l.batches import RowCycle, batches_within, cheapest_passes, collate, collate_prompts, draw_tasks
 from t2l.suites.word_list_tokenizer import build_tokenizer
 from t2l.tasks import IGNORE_INDEX, Example, TokenizedExample, tokenize_examples, tokenize_prompts
 
@@ -75,3 +75,25 @@ def test_passes_are_the_cheapest_of_all_splits() -> None:
     found = cheapest_passes(widths, 12.0)
     assert sorted(i for p in found for i in p) == list(range(8))
     assert price(found) == min(price(split) for split in splits)
+
+
+def test_passes_of_limited_size_cover_everything() -> None:
+    widths = [11, 30, 10, 30, 30, 12]
+    passes = cheapest_passes(widths, 4.0, most=2)
+    assert sorted(i for p in passes for i in p) == list(range(6))
+    assert max(len(p) for p in passes) == 2
+
+
+@pytest.mark.parametrize(("items", "tokens"), [(3, None), (3, 40), (99, 40), (99, 1)])
+def test_batches_keep_to_their_items_and_tokens(items: int, tokens: int | None) -> None:
+    """What comes is in order of length; what is too long alone is alone."""
+    lengths = [11, 30, 10, 50, 30, 12, 10]
+    batches = batches_within(lengths, items, tokens)
+    flat = [lengths[i] for batch in batches for i in batch]
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert flat == sorted(lengths)
+    for batch in batches:
+        assert len(batch) <= items
+        assert tokens is None or len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= tokens
+    assert len(batches) == {(3, None): 3, (3, 40): 5, (99, 40): 5, (99, 1): 7}[items, tokens]
+    assert batches_within([], items, tokens) == []

@@ -17,7 +17,7 @@ from t2l.checkpoint import (
     load_hypernetwork,
     load_record,
 )
-from t2l.files import FileProblemError
+from t2l.files import FileProblemError, read_tensors
 from t2l.hypernetwork import Hypernetwork, ResidualConfig, TextToLoraConfig
 from t2l.run import LoggerConfig, Run
 from t2l.suites import WordListConfig, build
@@ -101,6 +101,52 @@ def test_resumed_equals_uninterrupted(tiny_base: BaseModel, tmp_path: Path, kind
         assert torch.equal(one, two)
     assert whole.metrics() == broken.metrics()
     assert [m["step"] for m in whole.metrics()] == list(range(1, 13))
+
+
+def test_eight_bit_optimiser_resumes_exactly(tiny_base: BaseModel, tmp_path: Path) -> None:
+    trainer = replace(TRAINER, optimizer="adamw_8bit")
+    whole = Setup(tiny_base, tmp_path / "whole", trainer=trainer).run()
+    with pytest.raises(KilledError):
+        Setup(tiny_base, tmp_path / "killed", trainer=trainer).run(die_at=9)
+    trainer_file = latest_checkpoint(tmp_path / "killed") / "trainer.safetensors"  # type: ignore[operator]
+    moments = [t for k, t in read_tensors(trainer_file).items() if k.endswith(".state1")]
+    assert any(t.dtype == torch.uint8 for t in moments)
+    resumed = Setup(tiny_base, tmp_path / "killed", trainer=trainer).run()
+    for (name, ours), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("change", [{"rows_per_pass": 2}, {"rows_per_pass": 5}, {"gradient_checkpointing": True}])
+def test_what_saves_memory_changes_nothing_else(
+    tiny_base: BaseModel, tmp_path: Path, change: dict[str, object]
+) -> None:
+    def gradients(trainer: TrainerConfig) -> list[torch.Tensor]:
+        setup = Setup(tiny_base, tmp_path, trainer=trainer)
+        model = hypernetworks.build(replace(ARCHITECTURE, dropout=0.0), setup.spec, WIDTH, seed=0)
+        setup.objective().backward(model, 0)
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    plain = replace(TRAINER, tasks_per_step=3)
+    for ours, theirs in zip(gradients(plain), gradients(replace(plain, **change)), strict=True):  # type: ignore[arg-type]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_adapters_in_lower_precision_train(tiny_base: BaseModel, tmp_path: Path) -> None:
+    model = Setup(tiny_base, tmp_path, trainer=replace(TRAINER, adapter_dtype="bfloat16")).run()
+    assert all(p.dtype is torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"optimizer": "sgd"}, "must be one of adamw, adamw_8bit, not 'sgd'"),
+        ({"adapter_dtype": "fp8"}, "must be one of float32, bfloat16, float16"),
+        ({"rows_per_pass": 1, "rows_per_task": 2}, "the rows of a task share a pass"),
+    ],
+)
+def test_bad_trainer_configs(change: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        TrainerConfig(**change)  # type: ignore[arg-type]
 
 
 def test_overfits_three_tasks_and_leaves_the_base_alone(mini_base: BaseModel, tmp_path: Path) -> None:

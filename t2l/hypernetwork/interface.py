@@ -156,5 +156,5 @@ class Hypernetwork(nn.Module):
 def fresh_a_(bias: Tensor, d_in: int, generator: torch.Generator) -> None:
     """Bias-HyperInit (Beck et al. 2023): fills a bias with a fresh LoRA's A, uniform in +-1/sqrt(d_in)."""
     with torch.no_grad():
-        values = torch.rand(bias.shape, generator=generator)
+        values = torch.rand(bias.shape, generator=generator, device=generator.device)
         bias.copy_((2 * values - 1) / math.sqrt(d_in))

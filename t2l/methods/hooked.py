@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2l.base_model import BaseModel, layer_of
+from t2l.base_model import BaseModel
 from t2l.files import read_tensors, write_tensors
 from t2l.methods.interface import (
     Attached,
@@ -26,9 +26,9 @@ from t2l.methods.interface import (
     check_positive,
     check_targets,
     fill_strictly,
-    linear_paths,
     seeded,
 )
+from t2l.targets import all_targets, layer_of, select_targets
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -182,10 +182,8 @@ class BitFit(HookedMethod[BitFitConfig]):
             return {path: Bias(bias.shape[0]) for path, bias in biased.items()}
         names = self.config.target_modules
         if names is None:
-            linears = [p for p, m in model.named_modules() if isinstance(m, nn.Linear) and layer_of(p) is not None]
-            names = sorted({p.rsplit(".", 1)[-1] for p in linears})
-        widths: dict[str, Any] = {path: model.get_submodule(path).out_features for path in linear_paths(model, names)}
-        return {path: Bias(width) for path, width in widths.items()}
+            names = sorted({t.name for t in all_targets(model)})
+        return {t.path: Bias(t.d_out) for t in select_targets(model, names, key="method.target_modules")}
 
 
 class BottleneckAdapter(HookedMethod[BottleneckAdapterConfig]):
@@ -201,9 +199,8 @@ class BottleneckAdapter(HookedMethod[BottleneckAdapterConfig]):
         """Bottlenecks after the targets, and rescaling after the normalisations."""
         c = self.config
         made: dict[str, nn.Module] = {}
-        for path in linear_paths(model, c.target_modules):
-            width: Any = model.get_submodule(path).out_features
-            made[path] = Bottleneck(width, c.size, c.activation, c.initial_std)
+        for t in select_targets(model, c.target_modules, key="method.target_modules"):
+            made[t.path] = Bottleneck(t.d_out, c.size, c.activation, c.initial_std)
         if c.train_norms:
             for path, module in model.named_modules():
                 # A normalisation is what scales its output by a vector; linear layers and embeddings have matrices.

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from t2l.base_model import BaseModel, BaseModelConfig, layer_of
+from t2l.base_model import BaseModel, BaseModelConfig
+from t2l.targets import select_targets
 
 
 @dataclass
@@ -148,16 +149,7 @@ def linear_paths(
     Raises ValueError for a name that no linear layer has, or a layer that is not there; the message
     lists what there is.
     """
-    paths = {p: layer_of(p) for p, m in model.named_modules() if isinstance(m, nn.Linear) and layer_of(p) is not None}
-    there = {p.rsplit(".", 1)[-1] for p in paths}
-    missing = sorted(set(names) - there)
-    if missing:
-        raise ValueError(f"method.{key}: this base has no linear {missing[0]!r} in its layers; it has {sorted(there)}")
-    indices = sorted({i for i in paths.values() if i is not None})
-    bad = sorted(set(layers or []) - set(indices))
-    if bad:
-        raise ValueError(f"method.layers: no layer {bad[0]}; this base has layers {indices[0]} to {indices[-1]}")
-    return sorted(p for p, i in paths.items() if p.rsplit(".", 1)[-1] in names and (layers is None or i in layers))
+    return sorted(t.path for t in select_targets(model, names, layers, f"method.{key}"))
 
 
 @torch.no_grad()
