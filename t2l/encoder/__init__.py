@@ -1,0 +1,24 @@
+"""Encoders: descriptions to embeddings. A sentence encoder, a causal LM's last-token state, or the one-hot control."""
+
+from __future__ import annotations
+
+from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig
+from t2l.encoder.one_hot import OneHotConfig
+from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig, as_overrides, config_from_json
+from t2l.encoder.sentence import EncoderConfig
+from t2l.encoder.task_encoder import TaskEncoder, check
+from t2l.encoder.width import embedding_width
+
+__all__ = [
+    "AnyEncoderConfig",
+    "BaseModelEncoderConfig",
+    "CausalLMEncoderConfig",
+    "EncoderConfig",
+    "OneHotConfig",
+    "OwnEncoderConfig",
+    "TaskEncoder",
+    "as_overrides",
+    "check",
+    "config_from_json",
+    "embedding_width",
+]

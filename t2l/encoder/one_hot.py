@@ -1,0 +1,89 @@
+"""The paper's one-hot control: an embedding that says which training task it is, and nothing about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from t2l.tasks import Task
+
+
+@dataclass
+class OneHotConfig:
+    """The indicator of the training task that a text belongs to (Charakorn et al. 2025, reconstruction)."""
+
+    kind: str = "one_hot"
+    """fixed"""
+    tasks: list[str] | None = None
+    """names of tasks, in the order of the embedding's dimensions; None means the suite's training tasks"""
+
+    def __post_init__(self) -> None:
+        if self.kind != "one_hot":
+            raise ValueError(f"encoder.kind must be 'one_hot' here, not {self.kind!r}")
+        if self.tasks is not None and (not self.tasks or len(set(self.tasks)) < len(self.tasks)):
+            raise ValueError("encoder.tasks must name at least one task and none twice, or be null")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+class OneHotEmbedder:
+    """Knows each task by its name and, where the task itself is at hand, by its descriptions of every phrasing set."""
+
+    reads_any_text = False
+    cache = ""
+
+    def __init__(self, config: OneHotConfig, tasks: Sequence[Task] = ()) -> None:
+        """Raises ValueError where no task is named.
+
+        Args:
+            tasks: the training tasks; those that the config does not name are left out.
+        """
+        names = config.tasks if config.tasks is not None else [t.name for t in tasks]
+        if not names:
+            raise ValueError("encoder=one_hot needs the training tasks: name them in encoder.tasks=[...]")
+        self.config = replace(config, tasks=list(names))
+        self._names = list(names)
+        self._of_text: dict[str, set[int]] = defaultdict(set)
+        number = {name: i for i, name in enumerate(names)}
+        for name, i in number.items():
+            self._of_text[_plain(name)].add(i)
+        for task in tasks:
+            if task.name in number:
+                for text in (d for ds in task.descriptions.values() for d in ds):
+                    self._of_text[_plain(text)].add(number[task.name])
+
+    @property
+    def identity(self) -> str:
+        """Of the tasks' names and their order."""
+        return hashlib.sha256(f"one_hot:{json.dumps(self._names)}".encode()).hexdigest()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The config with the tasks named."""
+        return asdict(self.config)
+
+    def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts tasks"]:
+        """Indicators of texts. Raises ValueError for a text of no known task, or of several."""
+        del progress  # there is nothing to wait for
+        return np.eye(len(self._names), dtype=np.float32)[[self._task_of(text) for text in texts]]
+
+    def _task_of(self, text: str) -> int:
+        found = sorted(self._of_text.get(_plain(text), ()))
+        if not found:
+            raise ValueError(
+                f"encoder=one_hot: {text!r} is neither the name nor a known description of one of its {len(self._names)} "
+                f"training tasks, and it knows nothing else: give a task's name, like {self._names[0]!r}"
+            )
+        if len(found) > 1:
+            names = " and ".join(repr(self._names[i]) for i in found[:2])
+            raise ValueError(f"encoder=one_hot: {text!r} describes {names} alike: it cannot tell which is meant")
+        return found[0]

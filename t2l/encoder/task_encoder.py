@@ -1,0 +1,107 @@
+"""TaskEncoder: descriptions to embeddings, each text once, with an on-disk cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from t2l.base_model import BaseModel, BaseModelConfig
+from t2l.encoder.cache import EmbeddingCache
+from t2l.encoder.interface import Embedder
+from t2l.encoder.last_token import LastTokenEmbedder
+from t2l.encoder.one_hot import OneHotConfig, OneHotEmbedder
+from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
+from t2l.encoder.sentence import EncoderConfig, SentenceEmbedder
+from t2l.encoder.sources import resolve
+from t2l.tasks import Task
+
+
+def check(config: AnyEncoderConfig | OwnEncoderConfig | None) -> None:
+    """Raises ValueError where a config names no encoder, or one that is not there; loads nothing."""
+    if config is None or isinstance(config, OwnEncoderConfig):
+        raise ValueError(
+            "encoder: here is no checkpoint whose own encoder it could be; choose one, like encoder=minilm_layers"
+        )
+    if isinstance(config, EncoderConfig):
+        resolve(config.path)
+
+
+def _embedder(
+    config: AnyEncoderConfig, base: BaseModel | None, base_config: BaseModelConfig | None, tasks: Sequence[Task]
+) -> Embedder:
+    if isinstance(config, EncoderConfig):
+        return SentenceEmbedder(config)
+    if isinstance(config, OneHotConfig):
+        return OneHotEmbedder(config, tasks)
+    return LastTokenEmbedder(config, base, base_config)
+
+
+class TaskEncoder:
+    """Embeds descriptions with a frozen encoder.
+
+    `identity` fingerprints everything that changes an embedding; checkpoints record it and refuse another
+    encoder. A sentence encoder is loaded on the first description that the cache does not hold.
+    """
+
+    def __init__(
+        self,
+        config: AnyEncoderConfig,
+        base: BaseModel | None = None,
+        base_config: BaseModelConfig | None = None,
+        tasks: Sequence[Task] = (),
+    ) -> None:
+        """Raises ValueError for an encoder that is not there.
+
+        Args:
+            base: the run's base model, which `encoder=base_model` reads.
+            base_config: what it was, or would be, loaded by.
+            tasks: the training tasks, which `encoder=one_hot` tells apart.
+        """
+        check(config)
+        self._embedder = _embedder(config, base, base_config, tasks)
+        self.identity = self._embedder.identity
+        folder = self._embedder.cache
+        self._cache = EmbeddingCache(Path(folder).expanduser(), self.identity) if folder else None
+
+    @property
+    def reads_any_text(self) -> bool:
+        """Whether every text has an embedding; false where only known tasks' texts do."""
+        return self._embedder.reads_any_text
+
+    def to_json(self) -> dict[str, Any]:
+        """The config that makes this encoder again, without what a machine decides."""
+        return self._embedder.record
+
+    def encode(self, descriptions: Sequence[str], progress: bool = False) -> Float[Tensor, "batch d_embedding"]:
+        """Embeddings, float32 on the CPU, in the order given.
+
+        Raises ValueError for an empty description or an empty list, and for a text that the encoder does not know or
+        cannot read.
+        """
+        if not descriptions:
+            raise ValueError("no descriptions to encode")
+        for i, text in enumerate(descriptions):
+            if not text.strip():
+                raise ValueError(f"description {i} is empty: write at least a word about the task")
+        distinct = list(dict.fromkeys(descriptions))
+        known = {t: v for t in distinct if self._cache and (v := self._cache.get(t)) is not None}
+        new = [t for t in distinct if t not in known]
+        if new:
+            values = np.asarray(self._embedder.embed(new, progress), dtype=np.float32)
+            if self._cache:
+                self._cache.put(new, values)
+            known.update(zip(new, values, strict=True))
+        return torch.from_numpy(np.stack([known[t] for t in descriptions]))
+
+    def encode_groups(
+        self, groups: Sequence[Sequence[str]], progress: bool = False
+    ) -> list[Float[Tensor, "group d_embedding"]]:
+        """Embeddings of groups of descriptions (those of one task, say), encoded together. Raises as `encode`."""
+        flat = self.encode([text for group in groups for text in group], progress)
+        return list(flat.split([len(group) for group in groups]))

@@ -1,0 +1,56 @@
+"""How wide an encoder's embeddings are, from configs alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig
+from t2l.encoder.one_hot import OneHotConfig
+from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
+from t2l.encoder.sentence import EncoderConfig
+from t2l.encoder.sources import resolve
+from t2l.files import read_json
+from t2l.model_files import model_config
+
+
+def embedding_width(config: AnyEncoderConfig | OwnEncoderConfig | None, base_config: Any) -> int:
+    """Width of the embeddings of a config's encoder; nothing is loaded.
+
+    Args:
+        base_config: the Hugging Face config of the run's base model.
+
+    Raises ValueError where it cannot be told from what is at hand.
+    """
+    if isinstance(config, BaseModelEncoderConfig):
+        return int(base_config.get_text_config().hidden_size)
+    if isinstance(config, CausalLMEncoderConfig):
+        model = config.model
+        own = model_config(model.path, model.trust_remote_code, model.revision)
+        return int(own.get_text_config().hidden_size)
+    if isinstance(config, OneHotConfig):
+        if config.tasks is None:
+            raise ValueError("encoder=one_hot is as wide as there are training tasks: give d_embedding=NUMBER")
+        return len(config.tasks)
+    if not isinstance(config, EncoderConfig):
+        raise ValueError("encoder is null: choose one, like encoder=minilm_layers")
+    return _sentence_width(config)
+
+
+def _sentence_width(config: EncoderConfig) -> int:
+    from transformers import AutoConfig
+
+    path = resolve(config.path)
+    try:
+        own = AutoConfig.from_pretrained(
+            path, trust_remote_code=config.trust_remote_code, revision=config.revision, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"encoder.path={config.path}: no config of it at hand to read the embeddings' width from: give d_embedding=NUMBER"
+        ) from error
+    hidden = int(own.get_text_config().hidden_size)
+    if config.layers is not None:
+        return hidden * len(config.layers)
+    projections = sorted(Path(path).glob("*_Dense/config.json")) if Path(path).is_dir() else []
+    return int(read_json(projections[-1])["out_features"]) if projections else hidden
