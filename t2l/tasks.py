@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 IGNORE_INDEX = -100
@@ -46,7 +46,10 @@ class Task:
 
     `descriptions` maps a phrasing set ("train", "test") to descriptions; `examples` maps an example
     split ("train", "validation", "test") to examples. `formal_code` is the code of a base model that
-    was pretrained to follow one; it is None for natural suites.
+    was pretrained to follow one; it is None for natural suites. `max_new_tokens` is the longest answer in
+    tokens, where the task says.
+
+    Raises ValueError for a `max_new_tokens` that is no whole number of at least 1.
     """
 
     name: str
@@ -56,6 +59,14 @@ class Task:
     family: str = ""
     formal_code: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        longest = self.max_new_tokens
+        if longest is not None and (not isinstance(longest, int) or longest < 1):
+            raise ValueError(
+                f"task {self.name!r}: max_new_tokens must be a whole number of at least 1, not {longest!r}"
+            )
 
     def examples_hash(self) -> str:
         """Sha256 over the examples: what a trained adapter's provenance records."""
@@ -64,6 +75,38 @@ class Task:
     def content_hash(self) -> str:
         """Sha256 over examples and descriptions."""
         return _sha256([self.examples_hash(), {k: list(v) for k, v in self.descriptions.items()}])
+
+
+@dataclass
+class PromptConfig:
+    """What the base model reads beside a question."""
+
+    definition: str = "hidden"
+    """hidden or shown: whether a description of the task also stands in the prompt, before the input. Hidden by default,
+    since a base that reads the definition needs no adapter made from it"""
+
+    def __post_init__(self) -> None:
+        if self.definition not in ("hidden", "shown"):
+            raise ValueError(f"prompt.definition must be hidden or shown, not {self.definition!r}")
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the definition stands in the prompt."""
+        return self.definition == "shown"
+
+    def apply(self, task: Task) -> Task:
+        """The task as it is trained on: where the definition is shown, with a training description before every input."""
+        return show_definition(task) if self.is_shown else task
+
+
+def show_definition(task: Task) -> Task:
+    """The task with its training descriptions, which take turns, before the inputs of its examples."""
+    texts = task.descriptions["train"]
+    examples = {
+        split: tuple(replace(e, input=f"{texts[i % len(texts)]}\n{e.input}") for i, e in enumerate(rows))
+        for split, rows in task.examples.items()
+    }
+    return replace(task, examples=examples)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 
 import pytest
 
-from t2l.files import FileProblemError
-from t2l.suites import FolderSuiteConfig, WordListConfig, build
+from t2l.evaluation.metrics import METRICS
+from t2l.suites import WordListConfig, build
+from t2l.suites.rows import METRIC_NEEDS
 from t2l.suites.word_list_vocabulary import ATTRIBUTES, GROUPS
 from t2l.suites.word_lists import ATTRIBUTE_STEPS, WordListRule, all_rules
 from t2l.tasks import TaskSuite
@@ -139,56 +138,10 @@ def test_too_much_held_out_says_so() -> None:
         build(WordListConfig(held_combinations=180))
 
 
-def _write_folder(folder: Path) -> None:
-    folder.mkdir()
-    records = {
-        "double": {"descriptions": ["Say it twice."], "family": "copy", "splits": {"train": [0, 3], "test": [3, 5]}},
-        "same": {"descriptions": ["Say it again."], "family": "copy"},
-        "upper": {"descriptions": ["Shout."], "family": "case"},
+def test_suites_know_the_metrics_and_what_they_need() -> None:
+    """Suites check metrics' names while they read, before anything that scores is there."""
+    found = {
+        name: (("choices",) if m.chooses else ()) + (("tests",) if m.against == "tests" else ())
+        for name, m in METRICS.items()
     }
-    (folder / "tasks.json").write_text(json.dumps(records))
-    for name in records:
-        rows = [json.dumps({"input": f"{name}{i}", "output": f"out{i}"}) for i in range(5)]
-        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-
-
-def test_folder_suite_reads_ranges_and_keeps_families_together(tmp_path: Path) -> None:
-    _write_folder(tmp_path / "suite")
-    suite = build(FolderSuiteConfig(path=str(tmp_path / "suite"), held_fraction=0.5))
-    assert [e.input for e in suite.tasks["double"].examples["test"]] == ["double3", "double4"]
-    held = set(suite.split("unseen_task").tasks)
-    assert held in ({"upper"}, {"double", "same"})
-    assert held | set(suite.split("train").tasks) == set(suite.tasks)
-
-
-def test_folder_suite_reads_references_choices_and_assertions(tmp_path: Path) -> None:
-    _write_folder(tmp_path / "suite")
-    rows = [
-        {"input": "a", "output": "b", "references": ["c", "d"]},
-        {"input": "e", "output": "f", "choices": ["f", "g"]},
-        {"input": "h", "output": "def h(): pass", "test": "def check(f): f()", "entry_point": "h"},
-        {"input": "i", "output": "x = 1", "test_list": ["assert x == 1", "assert x > 0"]},
-        {"input": "j", "output": "k"},
-    ]
-    (tmp_path / "suite/double.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    record = json.loads((tmp_path / "suite/tasks.json").read_text())
-    record["double"]["splits"] = {"train": [4, 5], "test": [0, 4]}
-    (tmp_path / "suite/tasks.json").write_text(json.dumps(record))
-    several, choice, checked, listed = (
-        build(FolderSuiteConfig(path=str(tmp_path / "suite"))).tasks["double"].examples["test"]
-    )
-    assert several.references == ("c", "d")
-    assert choice.choices == ("f", "g")
-    assert checked.tests == "def check(f): f()\ncheck(h)"
-    assert listed.tests == "assert x == 1\nassert x > 0"
-
-
-def test_folder_suite_errors_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(FileProblemError, match="no such folder"):
-        build(FolderSuiteConfig(path=str(tmp_path / "nothing")))
-    _write_folder(tmp_path / "suite")
-    with pytest.raises(ValueError, match="unknown task 'triple'"):
-        build(FolderSuiteConfig(path=str(tmp_path / "suite"), tasks=["triple"]))
-    (tmp_path / "suite/upper.jsonl").write_text('{"input": "x"}\n')
-    with pytest.raises(FileProblemError, match=r"upper\.jsonl:1 is not a row"):
-        build(FolderSuiteConfig(path=str(tmp_path / "suite")))
+    assert found == METRIC_NEEDS
