@@ -1,0 +1,20 @@
+"""Descriptions of tasks, written by a language model: prompts, replies on disk, and what of them is kept."""
+
+from __future__ import annotations
+
+from t2l.describe.describing import DescribeConfig, describe_tasks
+from t2l.describe.judging import REJECTIONS, AcceptConfig, Judge, parse_descriptions
+from t2l.describe.sources import Describer, EndpointConfig, LocalModelConfig, build
+
+__all__ = [
+    "REJECTIONS",
+    "AcceptConfig",
+    "DescribeConfig",
+    "Describer",
+    "EndpointConfig",
+    "Judge",
+    "LocalModelConfig",
+    "build",
+    "describe_tasks",
+    "parse_descriptions",
+]
