@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from t2l.adapter_io import save_adapter
-from t2l.base_model import file_fingerprint, resolve_path
+from t2l.adapter_card import adapter_card
+from t2l.adapter_io import adapter_tensors, peft_config, save_adapter
 from t2l.checkpoint import (
     CheckpointRecord,
     check_fits,
@@ -23,6 +24,8 @@ from t2l.encoder import TaskEncoder
 from t2l.files import FileProblemError, read_json
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraWeights
+from t2l.model_files import file_fingerprint, resolve_path
+from t2l.serving import problems_of
 
 CONFIDENCE_FILE = "confidence.json"
 """in a run's folder: what `t2l evaluate` calibrated for its checkpoint"""
@@ -64,11 +67,11 @@ class Generator:
         return self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
 
 
-def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confidence] | None:
-    """The confidence of each description's adapter; None for a checkpoint that does not say what it was trained on."""
+def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confidence | None]:
+    """The confidence of each description's adapter; None where the checkpoint does not say what it was trained on."""
     data = load_training_data(generator.checkpoint)
     if data is None:
-        return None
+        return [None] * len(descriptions)
     apart, nearest = distances(generator.hypernetwork, data.centres, generator.encoder.encode(descriptions))
     path = generator.checkpoint.parent.parent / CONFIDENCE_FILE
     calibration = Calibration.from_json(read_json(path)) if path.is_file() else None
@@ -109,8 +112,10 @@ def read_descriptions(path: Path) -> list[str]:
     return found
 
 
-def write_adapters(generator: Generator, descriptions: Sequence[str], out: Path, base_name: str) -> list[Path]:
-    """Generates and saves adapters; returns their folders.
+def write_adapters(
+    generator: Generator, descriptions: Sequence[str], out: Path, base_name: str, licence: str | None = None
+) -> list[tuple[Path, Confidence | None]]:
+    """Generates and saves adapters, each with its card; returns their folders, and how sure each adapter is.
 
     One description goes to `out` itself, several to `out/000`, `out/001`... Folders that are there
     and were not written by this function are left alone.
@@ -125,19 +130,32 @@ def write_adapters(generator: Generator, descriptions: Sequence[str], out: Path,
             raise ValueError(f"out={folder} exists and is not an adapter folder: choose another")
     path = resolve_path(base_name)
     base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
-    for i, (folder, description) in enumerate(zip(folders, descriptions, strict=True)):
+    spec = generator.hypernetwork.spec
+    for i, (folder, description, confidence) in enumerate(zip(folders, descriptions, sure, strict=True)):
         provenance = {
             "description": description,
-            "generated_by": generator.record.objective,
-            "checkpoint": str(generator.checkpoint),
-            "step": generator.record.step,
+            **_origin(generator),
             "base_model": base_name,
-            "base_fingerprint": generator.record.base_fingerprint,
-            "encoder_identity": generator.record.encoder_identity,
-            "confidence": None if sure is None else asdict(sure[i]),
+            "confidence": None if confidence is None else asdict(confidence),
+            "licence": licence,
         }
-        save_adapter(folder, generator.hypernetwork.spec, weights[i], base_path, provenance)
-    return folders
+        shapes = {key: tuple(t.shape) for key, t in adapter_tensors(spec, weights[i]).items()}
+        card = adapter_card(spec, provenance, folder, problems_of(peft_config(spec, base_path), shapes))
+        save_adapter(folder, spec, weights[i], base_path, provenance, card)
+    return list(zip(folders, sure, strict=True))
+
+
+def _origin(generator: Generator) -> dict[str, Any]:
+    record = generator.record
+    return {
+        "generated_by": record.objective,
+        "checkpoint": str(generator.checkpoint),
+        "step": record.step,
+        "seed": record.trained_on.get("seed"),
+        "suite": record.trained_on.get("suite"),
+        "base_fingerprint": record.base_fingerprint,
+        "encoder_identity": record.encoder_identity,
+    }
 
 
 def base_for(record_base: str, asked: str | None) -> tuple[str, str | None]:

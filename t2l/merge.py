@@ -1,0 +1,172 @@
+"""`t2l merge`: an adapter added to its base's full-precision weights, saved as a model of its own.
+
+W + scaling * B A (LoRA, Hu et al. 2021, arXiv:2106.09685, section 4.1) is computed by PEFT in float32, whatever the base
+is stored in, and then rounded once. A base that was quantised when it was loaded for training is merged unquantised; of
+a folder whose own files are quantised by bitsandbytes the weights are dequantised first, which gives what the
+quantised base computes with.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2l.adapter_card import MINI_BASE, merged_card
+from t2l.adapter_io import (
+    CARD_FILE,
+    PROVENANCE_FILE,
+    WEIGHTS_FILE,
+    exotic_features,
+    load_provenance,
+    parse_key,
+    read_adapter_config,
+)
+from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
+from t2l.files import FileProblemError, atomic_folder, read_tensors, write_json, write_text
+from t2l.model_files import cached_snapshot, file_fingerprint, model_config, resolve_path
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged model on disk."""
+
+    folder: Path
+    was_quantised: bool
+    """whether the base's own files are quantised, and were dequantised"""
+
+
+def merge(adapter: Path, out: Path, base_model: str | None = None, dtype: str | None = None) -> Merged:
+    """Merges a plain LoRA folder, t2l's or any other of PEFT's, into its base, and saves model, tokenizer and card.
+
+    Args:
+        adapter: PEFT LoRA folder.
+        out: folder to write, whole or not at all.
+        base_model: folder or hub id of the base, or `mini`; None for the one that the adapter names.
+        dtype: what the merged weights are stored in; None for what the base is stored in.
+
+    Raises:
+        FileProblemError: a file is missing or damaged.
+        ValueError: more than plain LoRA, another base than the adapter was made for, tensors that do not fit the base,
+            a dtype that is not known, or an `out` that holds something.
+    """
+    from transformers import AutoTokenizer
+
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out} exists and is not empty: choose another")
+    config = read_adapter_config(adapter)
+    if exotic := exotic_features(config):
+        raise ValueError(f"{adapter}: the adapter uses {', '.join(exotic)}: only plain LoRA can be merged")
+    provenance = load_provenance(adapter) if (adapter / PROVENANCE_FILE).is_file() else {}
+    name = base_model or _named_base(adapter, config, provenance)
+    revision = None if base_model else config.get("revision")
+    base, was_quantised, stored = _load_base(adapter, name, revision, provenance.get("base_fingerprint"))
+    dtype = dtype or stored
+    record = {
+        "merged_by": "t2l merge",
+        "base_model": name,
+        "base_fingerprint": base.fingerprint,
+        "was_quantised": was_quantised,
+        "dtype": dtype,
+        "adapter_folder": str(adapter),
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "use_rslora": bool(config.get("use_rslora")),
+        "adapter": provenance,
+    }
+    model = _cast(_add(base.model, adapter), dtype)
+    with atomic_folder(out) as temporary:
+        # transformers cannot yet undo the conversion by which it read bitsandbytes' tensors, and need not.
+        model.save_pretrained(temporary, save_original_format=not was_quantised)
+        # read again: loading for t2l may have given the tokenizer a padding token
+        AutoTokenizer.from_pretrained(base.path, revision=revision).save_pretrained(temporary)
+        write_json(temporary / PROVENANCE_FILE, record)
+        write_text(temporary / CARD_FILE, merged_card(record, out))
+    return Merged(out, was_quantised)
+
+
+def _named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    """The name an adapter gives for its base: a folder that is here before a hub id."""
+    names = [str(n) for n in (provenance.get("base_model"), config.get("base_model_name_or_path")) if n]
+    for name in sorted(names, key=lambda n: not (n == MINI_BASE or Path(n).is_dir())):
+        try:
+            resolve_path(name)
+        except ValueError:  # a folder of another machine
+            continue
+        return name
+    raise ValueError(f"{adapter}: the base it names is not on this machine: give it with --base-model")
+
+
+def _check_base(adapter: Path, name: str, made_for: str | None, found: str | None) -> None:
+    if made_for and found and made_for != found:
+        raise ValueError(
+            f"{adapter} was made for another base model (fingerprint {made_for[:12]}); {name} has {found[:12]}: "
+            "name the right one with --base-model"
+        )
+
+
+def _load_base(adapter: Path, name: str, revision: str | None, made_for: str | None) -> tuple[BaseModel, bool, str]:
+    """The adapter's base in float32, whether its files are quantised, and the dtype they are in."""
+    path = resolve_path(name)
+    _check_base(adapter, name, made_for, file_fingerprint(cached_snapshot(path, revision) or path))
+    settings = model_config(path, revision=revision)
+    quantised = getattr(settings, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised.quant_method
+        if method != "bitsandbytes":
+            raise ValueError(
+                f"{name} holds weights quantised by {method}: merge into the model that they were made from"
+            )
+    # bitsandbytes dequantises where it loaded the weights, which is the GPU where there is one.
+    base = load_base_model(BaseModelConfig(path=name, revision=revision, device="auto" if quantised else "cpu"))
+    _check_base(adapter, name, made_for, base.fingerprint)
+    if quantised:
+        base.model.dequantize(torch.float32)
+    stored = str(getattr(settings, "dtype", None) or "float32").removeprefix("torch.")
+    return base, bool(quantised), stored if stored in DTYPES else "float32"
+
+
+def _add(model: Any, adapter: Path) -> Any:
+    """The model with the adapter in its weights. Raises ValueError unless every tensor of the folder found its place."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    tensors = read_tensors(adapter / WEIGHTS_FILE)
+    foreign = sorted(key for key in tensors if parse_key(key) is None)
+    if foreign:
+        raise FileProblemError(
+            f"{adapter}: {foreign[0]!r} is not a LoRA weight of a linear module: it cannot be merged"
+        )
+    try:
+        with warnings.catch_warnings():  # of missing keys, which are errors below
+            warnings.simplefilter("ignore")
+            wrapped = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
+    except (RuntimeError, KeyError) as error:  # other shapes; names that do not fit
+        raise ValueError(f"{adapter} does not fit the base: {str(error).strip().splitlines()[-1]}") from error
+    held = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    strays = sorted(held.keys() ^ tensors.keys())
+    if strays:
+        side = "the base has no such module" if strays[0] in tensors else "the adapter lacks it"
+        raise ValueError(f"{adapter} does not fit the base: {len(strays)} keys, first {strays[0]!r} ({side})")
+    wrong = sorted(
+        k for k in held if not torch.allclose(held[k].float().cpu(), tensors[k].float(), 0, 0, equal_nan=True)
+    )
+    if wrong:
+        raise ValueError(f"{adapter}: PEFT did not load {wrong[0]!r} as it is on disk")
+    return wrapped.merge_and_unload()
+
+
+def _cast(model: Any, dtype: str) -> Any:
+    """The model in a dtype. Raises ValueError where that leaves values that are not finite."""
+    model = model.to(getattr(torch, dtype))
+    broken = [key for key, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        raise ValueError(f"merged, {broken[0]} is not finite in {dtype}: the adapter is broken, or the dtype too small")
+    return model
