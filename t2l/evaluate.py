@@ -12,9 +12,16 @@ import torch
 
 from t2l import suites
 from t2l.base_model import BaseModel, load_base_model, lora_spec
-from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_training_data
+from t2l.checkpoint import (
+    CheckpointRecord,
+    TrainingData,
+    find_checkpoint,
+    load_record,
+    load_training_data,
+    own_encoder,
+)
 from t2l.config import EvaluateConfig
-from t2l.encoder import TaskEncoder
+from t2l.encoder import OwnEncoderConfig, TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map
 from t2l.evaluation.board import Board, Cell, view_split
 from t2l.evaluation.calibration import calibrate
@@ -33,8 +40,11 @@ from t2l.evaluation.contenders import (
     training_examples,
 )
 from t2l.evaluation.costs import cost_row, mean_usage
+from t2l.evaluation.metrics import metric
+from t2l.evaluation.recipes import recipe_names
 from t2l.evaluation.report import Findings, score_table, write_report
 from t2l.evaluation.robustness import robustness
+from t2l.evaluation.scoring import check_scorable
 from t2l.few_shot import FewShot, Refined
 from t2l.files import write_json
 from t2l.generate import CONFIDENCE_FILE, load_generator
@@ -42,9 +52,9 @@ from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.manifest import Overlap, refuse, suite_manifest
 from t2l.methods.library import MethodLibrary
 from t2l.run import environment
-from t2l.tasks import TaskSuite
 
 log = logging.getLogger(__name__)
+FROM_TRAINING_TASKS = {"library_mean", "nearest", "arrow", "lorahub", "generated", "refined"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class _Checkpoint:
         return self.generated[0]
 
 
-class _Evaluation:
+class Evaluation:
     """What the parts of one evaluation share."""
 
     def __init__(self, config: EvaluateConfig) -> None:
@@ -77,38 +87,55 @@ class _Evaluation:
             view_split(self.suite, name, config.evaluation, config.seed, config.prompt.definition == "shown")
             for name in names
         ]
-        self.training_tasks = list(self.suite.split("train").tasks) if "train" in self.suite.splits else []
+        self.trained = suites.build(config.training_suite) if config.training_suite is not None else self.suite
+        self.training_tasks = list(self.trained.split("train").tasks) if "train" in self.trained.splits else []
+        self._check_training_tasks()
         self._encoder: TaskEncoder | None = None
         self._bank: DescriptionBank | None = None
         self.checkpoints = self._load_checkpoints() if config.checkpoints else []
 
+    def _check_training_tasks(self) -> None:
+        """Raises ValueError where contenders that come from training tasks are asked for, and there are none."""
+        needy = sorted(FROM_TRAINING_TASKS & set(self.config.contenders))
+        if not self.training_tasks and needy:
+            raise ValueError(
+                f"contenders {', '.join(needy)} and their controls come from training tasks, and suite {self.trained.name} "
+                "has none: name the suite that was trained on, suite@training_suite=NAME"
+            )
+
     @property
     def encoder(self) -> TaskEncoder:
-        """The sentence encoder, made when first asked for."""
+        """What embeds descriptions, made when first asked for: the encoder asked for, else the first checkpoint's own."""
         if self._encoder is None:
-            self._encoder = TaskEncoder(self.config.encoder)
+            chosen = self.config.encoder
+            is_own = chosen is None or isinstance(chosen, OwnEncoderConfig)
+            if is_own and self.config.checkpoints:
+                chosen = own_encoder(load_record(find_checkpoint(Path(self.config.checkpoints[0]))), chosen)
+            tasks = self.trained.select(self.training_tasks)
+            self._encoder = TaskEncoder(chosen, self.base, self.config.base_model, tasks)
         return self._encoder
 
     @property
     def bank(self) -> DescriptionBank:
         """Training descriptions of the training tasks."""
         if self._bank is None:
-            tasks = self.suite.select(self.training_tasks)
+            tasks = self.trained.select(self.training_tasks)
             self._bank = DescriptionBank.of(self.encoder, tasks, self.config.descriptions_per_task)
         return self._bank
 
     def _load_checkpoints(self) -> list[_Checkpoint]:
-        named: dict[str, tuple[dict[str, Any], set[int]]] = {}
+        paths = self.config.checkpoints
+        generators = [load_generator(Path(path), self.encoder, self.base.fingerprint) for path in paths]
+        names = recipe_names([(g.record, g.checkpoint) for g in generators])
         made = []
-        for path in self.config.checkpoints:
-            generator = load_generator(Path(path), self.encoder, self.base.fingerprint)
-            name = _checkpoint_name(generator.record, named)
+        for path, name, generator in zip(paths, names, generators, strict=True):
             hypernetwork = generator.hypernetwork.to(self.base.device)
             contenders = [
                 Generated(f"generated_{name}", c, hypernetwork, self.encoder, self.bank, self.config.seed)
                 for c in CONDITIONS
+                if c != "random_text" or self.encoder.reads_any_text
             ]
-            folder = find_checkpoint(Path(path))
+            folder = generator.checkpoint
             made.append(_Checkpoint(path, folder, generator.record, load_training_data(folder), name, contenders))
         return made
 
@@ -146,6 +173,7 @@ class _Evaluation:
                     self.base,
                     config.composition.lorahub_adapters,
                     few.examples,
+                    few.tasks_at_once,
                     seed,
                 )
             ],
@@ -156,14 +184,20 @@ class _Evaluation:
         }
 
     def check_tasks(self) -> None:
-        """Raises ValueError where the scored tasks lack what a contender asked for needs, before anything is scored."""
+        """Raises ValueError where the scored tasks lack what their metric or a contender asked for needs.
+
+        Nothing is scored before.
+        """
         asked, few = set(self.config.contenders), self.config.few_shot
         shots = few.shots if asked & {"icl", "prompted_icl"} else 0
         examples = few.examples if asked & {"lorahub", "few_shot", "refined"} else 0
         for view in self.views:
             if "generated" in asked and len(view.tasks) < 2:
                 raise ValueError(f"split {view.name!r} has {len(view.tasks)} task(s): shuffling descriptions needs two")
+            if asked & {"generated", "refined", "nearest"} and not self.encoder.reads_any_text:
+                self.encoder.encode_groups(view.descriptions)
             for task in view.tasks:
+                check_scorable(task)
                 if "formal_code" in asked and task.formal_code is None:
                     raise ValueError(
                         f"contender formal_code: task {task.name!r} has no formal code; take it out of contenders"
@@ -207,13 +241,19 @@ class _Evaluation:
     def robustness(self, board: Board) -> dict[str, Any]:
         """Styles and scales on the configured split."""
         view = next((v for v in self.views if v.name == self.config.robustness_split), None)
-        if view is None or not self.checkpoints:
+        if view is None or not self.checkpoints or not self.encoder.reads_any_text:
             return {}
         return robustness(board, [c.matched for c in self.first_of_each()], view)
 
     def confidence(self, cells: Sequence[Cell]) -> dict[str, Any]:
-        """Calibrates the confidence of every checkpoint that says where its training tasks lie."""
+        """Calibrates the confidence of every checkpoint that says where its training tasks lie.
+
+        It is left with the checkpoint's run, unless the base could read the description, too: what such scores say of
+        a description does not hold where the adapter alone knows it.
+        """
         found: dict[str, Any] = {}
+        if not self.encoder.reads_any_text:
+            return found
         for checkpoint in self.checkpoints:
             data = checkpoint.training_data
             if data is None or not any(v.name != "train" for v in self.views):
@@ -222,7 +262,8 @@ class _Evaluation:
             calibration = calibrate(
                 checkpoint.matched, data.centres, checkpoint.record.step, cells, number, self.encoder, self.config.seed
             )
-            write_json(checkpoint.folder.parent.parent / CONFIDENCE_FILE, calibration.to_json())
+            if self.config.prompt.definition == "hidden":
+                write_json(checkpoint.folder.parent.parent / CONFIDENCE_FILE, calibration.to_json())
             found.setdefault(checkpoint.matched.name, dict(calibration.about))
         return found
 
@@ -271,26 +312,6 @@ class _Evaluation:
         }
 
 
-def _recipe_of(record: CheckpointRecord) -> dict[str, Any]:
-    """What checkpoints that differ in their training seed alone have in common."""
-    return {k: v for k, v in record.to_json().items() if k != "trained_on"} | {
-        "trained_on": {k: v for k, v in record.trained_on.items() if k != "seed"}
-    }
-
-
-def _checkpoint_name(record: CheckpointRecord, named: dict[str, tuple[dict[str, Any], set[int]]]) -> str:
-    """The objective; with a number where another recipe, or the same seed again, has that name."""
-    seed = int(record.trained_on.get("seed", 0))
-    number = 1
-    while True:
-        name = record.objective if number == 1 else f"{record.objective}_{number}"
-        recipe, seeds = named.setdefault(name, (_recipe_of(record), set()))
-        if recipe == _recipe_of(record) and seed not in seeds:
-            seeds.add(seed)
-            return name
-        number += 1
-
-
 def _checkpoint_provenance(record: CheckpointRecord) -> Mapping[str, Any]:
     keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on")
     return {k: record.to_json()[k] for k in keys}
@@ -318,7 +339,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
     torch.manual_seed(config.seed)
-    parts = _Evaluation(config)
+    parts = Evaluation(config)
     parts.check_tasks()
     overlaps = parts.check_data()
     board = Board(parts.base, parts.spec, config.evaluation, config.seed)
@@ -327,7 +348,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     has_generated = "generated" in config.contenders
     found = Findings(
         cells=cells,
-        metric=metric_name(parts.suite, parts.views),
+        metric=metric_name(parts.views),
         samples=config.evaluation.bootstrap_samples,
         seed=config.seed,
         costs=parts.costs(contenders, cells),
@@ -342,9 +363,9 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     return cells
 
 
-def metric_name(suite: TaskSuite, views: Sequence[SplitView]) -> str:
+def metric_name(views: Sequence[SplitView]) -> str:
     """The metric of the scored tasks; `mixed` where they have several."""
-    metrics = {t.metric for v in views for t in v.tasks}
+    metrics = {metric(t.metric).name for v in views for t in v.tasks}
     return metrics.pop() if len(metrics) == 1 else "mixed"
 
 

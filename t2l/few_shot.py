@@ -7,9 +7,7 @@ further to go.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-
-import torch
+from dataclasses import dataclass, replace
 
 from t2l.base_model import BaseModel
 from t2l.evaluation.conditioning import Generated
@@ -55,7 +53,7 @@ def train_few_shot(
     slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
     trained: dict[str, TrainedAdapter] = {}
     for begin in range(0, len(view.tasks), config.tasks_at_once):
-        tasks = view.tasks[begin : begin + config.tasks_at_once]
+        tasks = [view.as_trained(t) for t in view.tasks[begin : begin + config.tasks_at_once]]
         jobs = [
             TrainingJob(
                 t.name, tokenize_examples(base.tokenizer, training_examples(t, config.examples), max_length=512)
@@ -75,50 +73,38 @@ class FewShot:
     name = "few_shot"
 
     def __init__(self, base: BaseModel, spec: LoraSpec, config: FewShotConfig, seed: int) -> None:
-        self._base, self._spec, self._config, self._seed = base, spec, config, seed
+        self.spec = spec
+        self._base, self._config, self._seed = base, config, seed
+        self._lr = config.fresh_lr
         self._time_s, self._trained = 0.0, 0
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task."""
         began = time.perf_counter()
-        start = concatenate(initial_adapter(self._spec, self._seed, t.name, False) for t in view.tasks)
-        weights = train_few_shot(self._base, self._spec, view, start, self._config, self._config.fresh_lr, self._seed)
+        start = self._start(view)
+        assert start.weights is not None
+        weights = train_few_shot(self._base, self.spec, view, start.weights, self._config, self._lr, self._seed)
         self._time_s, self._trained = self._time_s + time.perf_counter() - began, self._trained + len(view.tasks)
-        return Entry(view.questions(lambda t, e: t), weights)
+        return replace(start, weights=weights)
 
-    def costs(self) -> Costs:
-        """Time per task so far, of tasks trained side by side."""
-        parameters = self._spec.parameters_per_adapter
-        return Costs(parameters, self._time_s / self._trained if self._trained else None, 4 * parameters, self._trained)
-
-
-class Refined:
-    """An adapter generated from a task's first description, then trained on a few of its examples."""
-
-    def __init__(self, generated: Generated, base: BaseModel, config: FewShotConfig, seed: int) -> None:
-        self.name = f"{generated.name}_refined"
-        self._generated, self._base, self._config, self._seed = generated, base, config, seed
-        self._time_s, self._trained = 0.0, 0
-
-    @property
-    def spec(self) -> LoraSpec:
-        """Geometry of the adapters."""
-        return self._generated.spec
-
-    def enter(self, view: SplitView) -> Entry:
-        """Bare inputs, one adapter per task."""
-        began = time.perf_counter()
-        texts = [[ds[0]] for ds in view.descriptions]
-        start = self._generated.entry_for(view, texts).weights
-        assert start is not None
-        with torch.enable_grad():
-            weights = train_few_shot(
-                self._base, self.spec, view, start, self._config, self._config.refine_lr, self._seed
-            )
-        self._time_s, self._trained = self._time_s + time.perf_counter() - began, self._trained + len(view.tasks)
-        return Entry(view.questions(lambda t, e: t), weights, [t[0] for t in texts])
+    def _start(self, view: SplitView) -> Entry:
+        """The questions, and the adapters that training starts from, one per task."""
+        fresh = concatenate(initial_adapter(self.spec, self._seed, t.name, False) for t in view.tasks)
+        return Entry(view.questions(lambda t, e: t), fresh)
 
     def costs(self) -> Costs:
         """Time per task so far, of tasks trained side by side."""
         parameters = self.spec.parameters_per_adapter
         return Costs(parameters, self._time_s / self._trained if self._trained else None, 4 * parameters, self._trained)
+
+
+class Refined(FewShot):
+    """An adapter generated from a task's first description, then trained on a few of its examples."""
+
+    def __init__(self, generated: Generated, base: BaseModel, config: FewShotConfig, seed: int) -> None:
+        super().__init__(base, generated.spec, config, seed)
+        self.name = f"{generated.name}_refined"
+        self._generated, self._lr = generated, config.refine_lr
+
+    def _start(self, view: SplitView) -> Entry:
+        return self._generated.entry_for(view, [[ds[0]] for ds in view.descriptions])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,7 @@ install_import_hook(
     ["t2l.lora", "t2l.injection", "t2l.objectives", "t2l.batches", "t2l.hypernetwork"], "beartype.beartype"
 )
 
+import absl.logging  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import (  # noqa: E402
@@ -29,6 +31,8 @@ from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model  
 from t2l.lora import LoraSpec, LoraWeights  # noqa: E402
 from t2l.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
 
+# absl comes with rouge-score; when Hydra sets logging up, its handler closes the stream it was made with.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SIZES = {
     "hidden_size": 32,

@@ -64,7 +64,11 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["generate", "--checkpoint", "c", "--out", "o"], "nothing to generate from"),
         (["generate", "--file", "no.txt", "--checkpoint", "c", "--out", "o"], "no such file of descriptions: no.txt"),
         (["generate", "Count.", "--checkpoint", "nowhere", "--out", "o"], "checkpoint nowhere does not exist"),
-        (["generate", "Count.", "encoder.pth=x", "--checkpoint", "c", "--out", "o"], "did you mean 'path'?"),
+        (["generate", "Count.", "encoder=minilm", "encoder.pth=x"], "did you mean 'path'?"),
+        (["generate", "Count.", "encoder.path=x"], "unknown config key encoder.path (it has kind"),
+        (["train", "encoder=own"], "choose one, like encoder=minilm_layers"),
+        (["train", "encoder=one_hot"], "set trainer.description_whitening=null"),
+        (["train", "encoder=causal_lm", "encoder.template=xml"], "encoder.template must be raw or chat"),
     ],
 )
 def test_bad_input(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -13,16 +13,20 @@ CONF = config_folder()
 GROUPS = sorted(p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "experiment")
 PACKAGED = {"library_training": "library_training@training"}
 USERS = {
-    "base_model": "train", "encoder": "train", "suite": "train", "lora": "train", "hypernetwork": "train",
+    "base_model": "train", "encoder": "evaluate", "suite": "train", "lora": "train", "hypernetwork": "train",
     "objective": "train", "trainer": "train", "logger": "train", "evaluation": "evaluate",
-    "library_training": "train_library", "method": "train_library",
+    "library_training": "train_library", "method": "train_library", "harness": "evaluate", "describer": "describe",
 }  # fmt: skip
-OTHER_VERBS = {"methods_table": "compare_methods"}
+OTHER_VERBS = {"methods_table": "compare_methods", "sni_tinystories": "quickstart"}
 """Experiments of other verbs than train."""
 NEEDED = {
     "evaluate": ["library=DIR", "checkpoints=[DIR]"],
+    "describe": ["out=DIR", "describer.url=http://localhost/v1", "describer.model=MODEL"],
+    "local_model": ["out=DIR"],
     "objective": ["library=DIR"],
+    "harness": ["tasks=[arc_easy]"],
     "suite": ["suite.path=DIR"],
+    "sni_tinystories": ["suite.path=DIR"],
 }
 
 
@@ -42,14 +46,15 @@ def test_every_root_composes_into_its_dataclass(verb: str) -> None:
 def test_every_group_file_composes(path: Path) -> None:
     group, name = path.parts[0], path.stem
     verb = USERS[group]
-    extra = [*NEEDED.get(verb, []), *(NEEDED.get(group, []) if group == "objective" or name == "folder" else [])]
+    of_group = NEEDED.get(group, []) if group in ("objective", "harness") or name == "folder" else []
+    extra = [*NEEDED.get(name, NEEDED.get(verb, [])), *of_group]
     composed(verb, f"{PACKAGED.get(group, group)}={name}", *extra)
 
 
 @pytest.mark.parametrize("name", [p.stem for p in (CONF / "experiment").glob("*.yaml")])
 def test_every_experiment_composes(name: str) -> None:
     if name in OTHER_VERBS:
-        composed(OTHER_VERBS[name], f"experiment={name}")
+        composed(OTHER_VERBS[name], f"experiment={name}", *NEEDED.get(name, []))
     else:
         composed("train", f"experiment={name}", "library=DIR")
 

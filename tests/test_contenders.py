@@ -15,6 +15,7 @@ from t2l.evaluation.board import Board, BoardConfig, SameInputsError, paired_dif
 from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter, mean_of_products
 from t2l.evaluation.conditioning import CONDITIONS, DescriptionBank, Generated
 from t2l.evaluation.contenders import Base, Entry, InContext, Prompted, SplitView, training_examples
+from t2l.evaluation.costs import multiplied_weights
 from t2l.evaluation.robustness import STYLES, rewrite
 from t2l.evaluation.scoring import questions_for
 from t2l.few_shot import FewShot, FewShotConfig, Refined
@@ -96,13 +97,31 @@ def test_every_contender_feeds_the_base_something_else(
     contenders = [
         Base(), Prompted(), InContext(2, False), InContext(2, True), LibraryMean(library, training_tasks),
         NearestAdapter(library, bank, encoder), ArrowRouting(library, training_tasks, tiny_base, 2),
-        LoraHub(library, training_tasks, tiny_base, 3, 2, 0), FewShot(tiny_base, spec, few, 0), *text,
+        LoraHub(library, training_tasks, tiny_base, 3, 2, 2, 0), FewShot(tiny_base, spec, few, 0), *text,
         Refined(text[0], tiny_base, few, 0),
     ]  # fmt: skip
     cells = Board(tiny_base, spec, CONFIG, 0).score(contenders, [view])
     assert [c.contender for c in cells] == [c.name for c in contenders]
     assert len({c.runs[0].fingerprint for c in cells}) == len(contenders)
     assert not [m for m in tiny_base.model.modules() if "lora" in type(m).__module__]
+    usage = {c.contender: c.runs[0].usage for c in cells}
+    own, adapter = multiplied_weights(tiny_base.model), spec.parameters_per_adapter
+    for name, adapters in (("base", 0), ("nearest", 1), ("arrow", len(training_tasks) + 1)):
+        tokens = usage[name].prompt_tokens + usage[name].answer_tokens
+        assert usage[name].flops == pytest.approx(2 * (own + adapters * adapter) * tokens)
+
+
+def test_a_contender_is_closed_when_scoring_breaks_off(
+    tiny_base: BaseModel, spec: LoraSpec, library: AdapterLibrary, training_tasks: list[str], suite: TaskSuite,
+    view: SplitView,
+) -> None:  # fmt: skip
+    """Arrow has wrapped the base by then; it is bare again, and answers as before."""
+    before = [a.answer for a in Board(tiny_base, spec, CONFIG, 0).run(Base(), view).answers]
+    broken = SplitView("broken", suite.select(["sort"]), [[]], 1, shows_description=True)
+    with pytest.raises(ZeroDivisionError):
+        Board(tiny_base, spec, CONFIG, 0).score([ArrowRouting(library, training_tasks, tiny_base, 2)], [view, broken])
+    assert not [m for m in tiny_base.model.modules() if "lora" in type(m).__module__]
+    assert [a.answer for a in Board(tiny_base, spec, CONFIG, 0).run(Base(), view).answers] == before
 
 
 class DroppedShots(InContext):
@@ -211,6 +230,32 @@ def test_rewriting_keeps_the_number_of_descriptions_and_wrong_ones_are_another_t
         rewrite(view, "shouted", 0)
 
 
+def test_tasks_searched_together_do_not_matter_to_each_other(
+    library: AdapterLibrary, training_tasks: list[str], tiny_base: BaseModel, view: SplitView,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """LoraHub finds the same adapters one task at a time, two at a time and all at once; in float64, where rounding
+    hides nothing."""
+    tiny_base.model.double()
+    load = library.load
+    monkeypatch.setattr(LoraHub, "budget", 15)
+    monkeypatch.setattr(library, "load", lambda names: load(names).map(torch.Tensor.double))
+    found = [LoraHub(library, training_tasks, tiny_base, 3, 2, n, 0).enter(view).weights for n in (1, 2, 50)]
+    (first, *others) = [w.tensors() for w in found if w is not None]
+    for other in others:
+        for one, same in zip(first, other, strict=True):
+            torch.testing.assert_close(one, same, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(first[0][0], first[0][1], atol=1e-2)
+
+
+def test_texts_of_a_task_take_turns_over_its_examples(
+    spec: LoraSpec, encoder: TaskEncoder, bank: DescriptionBank, view: SplitView
+) -> None:
+    texts = [["a", "b"], ["c"], ["d", "e", "f"]]
+    entry = generated(spec, encoder, bank)[0].entry_for(view, texts)
+    assert "".join(entry.conditions[q.adapter] for q in entry.questions) == "aba" + "ccc" + "def"
+
+
 def test_library_mean_and_lorahub_leave_held_out_oracles_alone(
     library: AdapterLibrary, training_tasks: list[str], tiny_base: BaseModel, view: SplitView
 ) -> None:
@@ -218,12 +263,12 @@ def test_library_mean_and_lorahub_leave_held_out_oracles_alone(
     few = training_tasks[:4]
     before = [
         LibraryMean(library, few).enter(view).fingerprint(),
-        LoraHub(library, few, tiny_base, 3, 2, 0).enter(view).fingerprint(),
+        LoraHub(library, few, tiny_base, 3, 2, 2, 0).enter(view).fingerprint(),
     ]
     held = view.tasks[0].name
     library.save(held, random_adapters(library.spec, 1, size=3.0), {"training_time_s": 1.0})
     after = [
         LibraryMean(library, few).enter(view).fingerprint(),
-        LoraHub(library, few, tiny_base, 3, 2, 0).enter(view).fingerprint(),
+        LoraHub(library, few, tiny_base, 3, 2, 2, 0).enter(view).fingerprint(),
     ]
     assert before == after

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from small_run import CONTROLS, DESCRIPTION, PLAIN, SMALL, TRAIN
 
 from t2l.adapter_io import load_provenance
-from t2l.base_model import mini_base_model_path
 from t2l.cli import main
 from t2l.files import write_json
 from t2l.library_report import examine_library
+from t2l.model_files import mini_base_model_path
 
 
 def test_report_has_a_row_for_every_contender_and_split(root: Path) -> None:
@@ -163,12 +163,37 @@ def test_a_checkpoint_trained_on_a_held_out_task_is_refused(
     assert not (tmp_path / "out/report.json").exists()
 
 
+def test_a_suite_without_training_tasks_borrows_them(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = {name: {"descriptions": [f"Write {name}."]} for name in ("dog", "cat")}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/tasks.json").write_text(json.dumps(tasks))
+    for name in tasks:
+        rows = [json.dumps({"input": f"{word} 7", "output": name}) for word in ("dog", "cat", "lion")]
+        (tmp_path / f"tasks/{name}.jsonl").write_text("\n".join(rows))
+    command = ["evaluate", "suite=folder", f"suite.path={tmp_path}/tasks", "suite.evaluation_tasks=[dog,cat]",
+               f"checkpoints=[{root}/sft]", "contenders=[base,generated]", "confidence=false",
+               "evaluation.bootstrap_samples=20", f"run_dir={tmp_path}/board"]  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    assert "name the suite that was trained on, suite@training_suite=NAME" in capsys.readouterr().err
+    main([*command, "suite@training_suite=word_lists", *(f"training_{s}" for s in SMALL)])
+    cells = {(r["contender"], r["split"]) for r in json.loads((tmp_path / "board/report.json").read_text())["results"]}
+    assert ("generated_sft_shuffled_nearest", "evaluation_only") in cells
+
+
 def test_a_base_that_reads_the_description_is_marked(root: Path, tmp_path: Path) -> None:
+    """And what it scores is not left with the run as the confidence of its adapters."""
+    calibrated = (root / "sft/confidence.json").read_bytes()
     main(
         ["evaluate", *SMALL, "contenders=[base,prompted,generated]", f"checkpoints=[{root}/sft]", "prompt.definition=shown",
          "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/shown"]
     )  # fmt: skip
     report = json.loads((tmp_path / "shown/report.json").read_text())
+    assert report["confidence"]["generated_sft"]["n_tested"] > 0
+    assert (root / "sft/confidence.json").read_bytes() == calibrated
     assert report["condition_redundant"]
     assert all(line.endswith("condition redundant.") for line in report["headline"])
     assert "**condition redundant**" in (tmp_path / "shown/report.md").read_text()
@@ -197,15 +222,20 @@ def test_reports_are_compared_by_example(root: Path, tmp_path: Path, capsys: pyt
 
 def test_seeds_of_one_recipe_are_one_contender(root: Path, tmp_path: Path) -> None:
     main(["train", *TRAIN, "seed=1", f"run_dir={tmp_path}/sft1"])
+    main(["train", *TRAIN, "seed=2", "trainer.lr=0.0001", f"run_dir={tmp_path}/slow"])
     main(
-        ["evaluate", *SMALL, "contenders=[base,generated]", f"checkpoints=[{root}/sft,{tmp_path}/sft1]",
+        ["evaluate", *SMALL, "contenders=[base,generated]", f"checkpoints=[{root}/sft,{tmp_path}/sft1,{tmp_path}/slow]",
          "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/two"]
     )  # fmt: skip
     report = json.loads((tmp_path / "two/report.json").read_text())
     seeds = {r["contender"]: r["n_seeds"] for r in report["results"]}
     assert seeds["generated_sft"] == 2
+    assert seeds["generated_sft_2"] == 1
     assert seeds["base"] == 1
-    assert {d["n_seeds"] for d in report["controls"]} == {2}
+    assert {(d["contender"], d["n_seeds"]) for d in report["controls"]} == {
+        ("generated_sft", 2),
+        ("generated_sft_2", 1),
+    }
 
 
 def test_base_is_frozen_in_every_training_verb(root: Path) -> None:

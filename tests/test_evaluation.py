@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from conftest import random_adapters
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from t2l.base_model import BaseModel, LoraConfig, lora_spec
+from t2l.base_model import BaseModel, LoraConfig, freeze, lora_spec
+from t2l.config import EvaluateConfig
+from t2l.evaluate import evaluate, metric_name
+from t2l.evaluation import board
 from t2l.evaluation.board import BoardConfig, Cell, Run, paired_difference, scores_by_task, view_split
 from t2l.evaluation.conditioning import derangement, random_text
 from t2l.evaluation.contenders import Base, Entry, FormalCode, Prompted
-from t2l.evaluation.costs import Usage
+from t2l.evaluation.costs import Usage, multiplied_weights
 from t2l.evaluation.report import control_differences, score_table
-from t2l.evaluation.scoring import Answer, Question, choose_answers, greedy_answers, questions_for
+from t2l.evaluation.scoring import Answer, Question, check_scorable, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
 from t2l.injection import inject
-from t2l.suites import WordListConfig, build
-from t2l.tasks import TaskSuite, tokenize_prompts
+from t2l.suites import FolderSuiteConfig, WordListConfig, build
+from t2l.tasks import Example, Task, TaskSuite, tokenize_prompts
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +154,9 @@ def test_what_uses_no_description_is_asked_once(suite: TaskSuite, tiny_base: Bas
     assert len({one, other, base[0]}) == 3
 
 
-@pytest.mark.parametrize("name", ["multiple_choice", "multiple_choice_normalised"])
+@pytest.mark.parametrize(
+    "name", ["multiple_choice", "multiple_choice_normalised", "multiple_choice_normalised (per byte)"]
+)
 def test_choices_are_weighed_by_their_likelihood(name: str, tiny_base: BaseModel, suite: TaskSuite) -> None:
     """Under each row's adapter, in a mixed batch: as computed one by one from all logits."""
     spec = lora_spec(tiny_base.model, LoraConfig(rank=4))
@@ -166,7 +178,7 @@ def test_choices_are_weighed_by_their_likelihood(name: str, tiny_base: BaseModel
             with torch.no_grad(), inject(tiny_base.model, spec, weights[q.adapter]):
                 logits = tiny_base.model(torch.tensor([[*prompt, *end]])).logits[0]
             chosen = logits.log_softmax(dim=-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(end)[:, None]).sum().item()
-            found.append(chosen / (len(choice.encode()) if name.endswith("normalised") else 1))
+            found.append(chosen / (len(choice.encode()) if "normalised" in name else 1))
         assert answer.answer == choices[int(np.argmax(found))]
         assert answer.score == float(answer.answer == "dog")
     with pytest.raises(ValueError, match="has no choices"):
@@ -176,3 +188,176 @@ def test_choices_are_weighed_by_their_likelihood(name: str, tiny_base: BaseModel
 def test_any_of_several_right_answers_counts() -> None:
     question = Question("t", "in", "in", "dog", references=("hound", "puppy"))
     assert [question.score(a) for a in ("dog", "puppy", "cat")] == [1, 1, 0]
+
+
+def _task(name: str, metric: str, *examples: Example, max_new_tokens: int | None = None) -> Task:
+    return Task(name, {"train": ("Do it.",)}, {"test": examples}, metric, max_new_tokens=max_new_tokens)
+
+
+CODE = "def one(): return 1"
+
+
+def test_code_is_held_against_its_tests_by_any_name_of_the_metric() -> None:
+    example = Example("Write one().", CODE, tests="assert one() == 1")
+    for name in ("pass_at_1", 'pass@1 (runs "test_list"; code execution)'):
+        (question,) = questions_for([_task("code", name, example)], 1)
+        assert question.reference == "assert one() == 1"
+    (question,) = questions_for([_task("text", "exact_match", example)], 1)
+    assert question.reference == CODE
+
+
+@pytest.mark.parametrize(
+    ("metric", "example", "says"),
+    [
+        ("bleu", Example("a", "b"), "unknown metric 'bleu': choose from exact_match"),
+        ("pass@1 (runs code)", Example("a", CODE), "metric pass_at_1: the test example 'a' has no tests"),
+        ("final_number", Example("a", "seven"), "needs a number as reference, not 'seven'"),
+        ("final_number", Example("a", "7", references=("VII",)), "needs a number as reference, not 'VII'"),
+        ("multiple_choice", Example("a", "b"), "the test example 'a' has no choices"),
+        ("multiple_choice", Example("a", "b", choices=("b", "")), "the test example 'a' has no choices, or an empty"),
+        ("multiple_choice_normalised", Example("a", "b", choices=("c", "d")), "no right answer among its choices"),
+    ],
+)
+def test_a_task_that_its_metric_cannot_score_is_refused(metric: str, example: Example, says: str) -> None:
+    """Whichever of its test examples it is."""
+    fine = Example("x", "1", choices=("1", "2"), tests="assert True")
+    with pytest.raises(ValueError, match=f"task 'odd': .*{re.escape(says)}") as refused:
+        check_scorable(_task("odd", metric, fine, example))
+    assert "\n" not in str(refused.value)
+
+
+def test_nothing_is_scored_where_a_task_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    metrics = {"fine": "exact_match", "odd": "bleu"}
+    (folder / "tasks.json").write_text(
+        json.dumps({k: {"descriptions": ["Do."], "metric": m} for k, m in metrics.items()})
+    )
+    for name in metrics:
+        (folder / f"{name}.jsonl").write_text("\n".join(f'{{"input": "{name} {i}", "output": "b"}}' for i in range(5)))
+    asked = {
+        "suite": FolderSuiteConfig(path=str(folder), held_fraction=0.0),
+        "contenders": ["base"],
+        "splits": ["train"],
+    }
+
+    def no_answers(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("something was scored")
+
+    monkeypatch.setattr(board, "greedy_answers", no_answers)
+    with pytest.raises(ValueError, match="task 'odd': unknown metric 'bleu'"):
+        evaluate(EvaluateConfig(**asked, run_dir=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def _sizes(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Grows by (rows, tokens that a row takes in the end) with every batch that goes through the base."""
+    seen: list[tuple[int, int]] = []
+    generate, forward = base.model.generate, base.model.forward
+
+    def generating(**options: Any) -> torch.Tensor:
+        rows, width = options["input_ids"].shape
+        seen.append((rows, width + options["max_new_tokens"]))
+        return generate(**options)
+
+    def passing(*args: Any, **options: Any) -> Any:
+        if not options.get("use_cache"):  # decoding caches, weighing choices does not
+            seen.append(tuple(options["input_ids"].shape))
+        return forward(*args, **options)
+
+    monkeypatch.setattr(base.model, "generate", generating)
+    monkeypatch.setattr(base.model, "forward", passing)
+    return seen
+
+
+def test_no_answer_depends_on_the_tokens_of_a_batch(
+    tiny_base: BaseModel, suite: TaskSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written and chosen ones; and every batch keeps to its tokens, padding counted, unless it is one row."""
+    spec = lora_spec(tiny_base.model, LoraConfig(rank=4))
+    weights = random_adapters(spec, 3, size=0.8)
+    questions = questions_for(suite.select(["keep_animals", "count_tools", "sort"]), 6, adapter_of=lambda t, e: t)
+    questions += [
+        replace(q, metric="multiple_choice", choices=("dog", "dog cat hammer", q.reference)) for q in questions[::2]
+    ]
+    seen = _sizes(tiny_base, monkeypatch)
+    free = greedy_answers(tiny_base, questions, spec, weights, 6, 64)
+    assert len(seen) == 2
+    widest = max(width for _, width in seen)
+    for tokens in (10 * widest, 3 * widest, 1):
+        seen.clear()
+        assert greedy_answers(tiny_base, questions, spec, weights, 6, 64, tokens_per_batch=tokens) == free
+        assert len(seen) > 2
+        assert all(rows * width <= tokens or rows == 1 for rows, width in seen)
+
+
+def test_tasks_may_say_how_long_their_answers_are(
+    tiny_base: BaseModel, suite: TaskSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"keep_animals": 2, "sort": None, "reverse": 9}
+    tasks = [replace(suite.tasks[name], max_new_tokens=limit) for name, limit in limits.items()]
+    questions = questions_for(tasks, 3)
+    seen = _sizes(tiny_base, monkeypatch)
+    answers = greedy_answers(tiny_base, questions, None, None, 5, 64)
+    assert len(seen) == 3
+    assert [a.question for a in answers] == questions
+    for a in answers:
+        limit = limits[a.question.task] or 5
+        assert [a.answer] == [
+            b.answer for b in greedy_answers(tiny_base, [replace(a.question, max_new_tokens=limit)], None, None, 99, 1)
+        ]
+        assert a.answer_tokens <= limit
+    assert max(a.answer_tokens for a in answers) > 5
+    assert tasks[0].content_hash() == suite.tasks["keep_animals"].content_hash()
+    with pytest.raises(ValueError, match="task 'sort': max_new_tokens must be a whole number of at least 1, not '512'"):
+        replace(suite.tasks["sort"], max_new_tokens="512")
+
+
+def test_prompts_longer_than_the_context_lose_their_beginning(
+    tokenizer: Any, suite: TaskSuite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a base with 32 learned positions, which has no others; and that is said."""
+    config = GPT2Config(vocab_size=400, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
+    torch.manual_seed(0)
+    base = BaseModel(freeze(GPT2LMHeadModel(config)), tokenizer, "short", "short", "fingerprint")
+    word = " ".join(suite.tasks["sort"].examples["test"][0].input.split()[:2])
+    texts = [word, " ".join([word] * 20), " ".join([word] * 40)]
+    questions = [Question("t", text, text, "dog", choices=("dog", "dog cat")) for text in texts]
+    short, long, longer = greedy_answers(base, questions, None, None, 8, 2)
+    assert short.prompt_tokens < long.prompt_tokens == longer.prompt_tokens == 24 == 32 - 8
+    assert long.answer == longer.answer
+    assert caplog.messages == [
+        "2 of 3 prompts are longer than base short reads (32 tokens, room for the answer included): cut on the left"
+    ]
+    kept = tokenize_prompts(tokenizer, [texts[2]])[0][-24:]
+    alone = base.model.generate(torch.tensor([kept]), max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=2)
+    assert longer.answer == tokenizer.decode(alone[0, 24:], skip_special_tokens=True).strip()
+    chosen = greedy_answers(base, [replace(q, metric="multiple_choice") for q in questions], None, None, 8, 2)
+    assert [a.prompt_tokens for a in chosen[1:]] == 2 * [2 * (32 - 2)]
+    with pytest.raises(ValueError, match="an answer of 32 tokens leaves no room for a prompt: base short reads 32"):
+        greedy_answers(base, questions, None, None, 32, 2)
+
+
+def test_every_linear_counts_by_what_it_multiplies() -> None:
+    """GPT-2's Conv1D as much as a Linear; 4-bit storage as much as 16-bit."""
+    from bitsandbytes.nn import Linear4bit
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=400, n_positions=32, n_embd=16, n_layer=2, n_head=2))
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "wpe" not in name]
+    assert multiplied_weights(model) == sum(p.numel() for p in matrices)
+    assert multiplied_weights(Linear4bit(16, 48)) == multiplied_weights(torch.nn.Linear(16, 48)) == 16 * 48
+
+
+def test_a_board_needs_whole_numbers_of_at_least_one() -> None:
+    assert BoardConfig(tokens_per_batch=None).tokens_per_batch is None
+    with pytest.raises(ValueError, match=r"evaluation\.tokens_per_batch must be at least 1, not 0"):
+        BoardConfig(tokens_per_batch=0)
+
+
+def test_the_metric_of_a_report_is_named_once(suite: TaskSuite) -> None:
+    view = view_split(suite, "train", BoardConfig(tasks_per_split=2), 0)
+    one, two = view.tasks
+    named = [
+        replace(view, tasks=[replace(one, metric="rougeL"), replace(two, metric=m)]) for m in ("rouge_l", "exact_set")
+    ]
+    assert [metric_name([v]) for v in named] == ["rouge_l", "mixed"]

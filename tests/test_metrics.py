@@ -73,5 +73,10 @@ def test_code_passes_only_within_its_limits(code: str, verdict: bool) -> None:
     assert passes(code, "assert x == 1") is verdict
 
 
-def test_probe_is_what_a_metric_must_give() -> None:
-    assert Metric("always", "", lambda a, r: 1.0, (Probe("a", "b", 1),)).check() is None
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [("against", "code", "must be one of output, tests, not 'code'"), ("chooses", "best", "must be one of '', total")],
+)
+def test_a_metric_of_no_known_kind_is_refused(field: str, value: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"metric 'new': {field} {says}"):
+        Metric("new", "", lambda a, r: 0.0, (Probe("a", "b", 0),), **{field: value})

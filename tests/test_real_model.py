@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 from conftest import SHARED
 
 from t2l.base_model import BaseModelConfig, LoraConfig, load_base_model, lora_spec
+from t2l.evaluation.scoring import greedy_answers, questions_for
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
 from t2l.library_training import LibraryTrainingConfig, TrainingJob, train_adapters, train_library
@@ -45,3 +47,23 @@ def test_tinystories_through_library_training_and_back_through_peft(tmp_path: Pa
             fresh = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
             peft_model = PeftModel.from_pretrained(fresh, str(library.path(task.name)))
             torch.testing.assert_close(peft_model(ids).logits, injected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not (SHARED / "data/instruction_induction").is_dir(), reason="needs instruction_induction")
+def test_an_oracle_learns_what_the_base_cannot_do(tmp_path: Path) -> None:
+    """The first letter of a word: nothing that stories teach, and a matter of characters within tokens."""
+    folder = str(SHARED / "data/instruction_induction")
+    suite = build(FolderSuiteConfig(path=folder, tasks=["first_word_letter"], held_fraction=0.0, train_examples=1000))
+    base = load_base_model(BaseModelConfig(path=str(MODEL), device="cpu"))
+    spec = lora_spec(base.model, LoraConfig(target_modules=["all"]))
+    (task,) = suite.select(["first_word_letter"])
+    job = TrainingJob(task.name, tokenize_examples(base.tokenizer, task.examples["train"]))
+    config = LibraryTrainingConfig(steps=250, rows_per_task=16, lr=0.01)
+    (oracle,) = train_adapters(base, spec, [job], config, seed=0)
+    questions = questions_for([task], 64)
+    scores = [
+        fmean(a.score for a in greedy_answers(base, questions, spec, weights, 4, 64))
+        for weights in (None, oracle.weights)
+    ]
+    assert scores[0] < 0.05
+    assert scores[1] > 0.4

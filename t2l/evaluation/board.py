@@ -29,15 +29,17 @@ class BoardConfig:
     descriptions_per_task: int = 4
     """descriptions that take turns over a task's examples"""
     max_new_tokens: int = 24
-    """longest answer in tokens"""
+    """longest answer in tokens, of tasks that do not say themselves"""
     batch_size: int = 256
-    """questions decoded together"""
+    """most questions decoded together, or choices weighed together"""
+    tokens_per_batch: int | None = None
+    """most tokens of a batch, padding and the longest answer counted; None: batch_size alone decides"""
     bootstrap_samples: int = 1000
     """replicates behind each interval"""
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"evaluation.{key} must be at least 1, not {value}")
 
 
@@ -122,34 +124,16 @@ def view_split(
 def _answers(
     base: BaseModel, spec: LoraSpec, entry: Entry, config: BoardConfig, on_batch: Callable[[int], None]
 ) -> list[Answer]:
-    limits = (config.max_new_tokens, config.batch_size, on_batch)
+    limits = (config.max_new_tokens, config.batch_size, on_batch, config.tokens_per_batch)
     if entry.attached is None:
-        return greedy_answers(base, entry.questions, spec, entry.weights, *limits)
+        weights = None if entry.weights is None else entry.weights.to(base.device)
+        return greedy_answers(base, entry.questions, spec, weights, *limits)
     answers: list[Answer] = []
     for adapter in dict.fromkeys(q.adapter for q in entry.questions):
         with entry.attached(adapter) as adapted:
             questions = [q for q in entry.questions if q.adapter == adapter]
             answers += greedy_answers(adapted, questions, None, None, *limits)
     return answers
-
-
-def answer_entry(
-    base: BaseModel,
-    spec: LoraSpec,
-    entry: Entry,
-    config: BoardConfig,
-    on_batch: Callable[[int], None] = lambda n: None,
-    fingerprint: str | None = None,
-) -> Run:
-    """Everything an entry answers, and what that cost."""
-    began = time.perf_counter()
-    answers = _answers(base, spec, entry, config, on_batch)
-    elapsed = time.perf_counter() - began
-    count = len(answers)
-    read, written = (sum(getattr(a, key) for a in answers) / count for key in ("prompt_tokens", "answer_tokens"))
-    weights = multiplied_weights(base.model) + (spec.parameters_per_adapter if entry.weights is not None else 0)
-    usage = Usage(read, written, 2 * weights * (read + written), elapsed / count, count)
-    return Run(answers, entry.conditions, usage, fingerprint or entry.fingerprint())
 
 
 class SameInputsError(ValueError):
@@ -192,7 +176,17 @@ class Board:
             if run.fingerprint == fingerprint:
                 on_batch(len(run.answers))
                 return run
-        return answer_entry(self.base, getattr(contender, "spec", self.spec), entry, self.config, on_batch, fingerprint)
+        spec, began = getattr(contender, "spec", self.spec), time.perf_counter()
+        answers = _answers(self.base, spec, entry, self.config, on_batch)
+        usage = self._usage(answers, time.perf_counter() - began, spec if entry.weights is not None else None)
+        return Run(answers, entry.conditions, usage, fingerprint)
+
+    def _usage(self, answers: Sequence[Answer], time_s: float, spec: LoraSpec | None) -> Usage:
+        """Of answers given under LoRAs of a spec, or by the base as it stands."""
+        count = len(answers)
+        read, written = (sum(getattr(a, key) for a in answers) / count for key in ("prompt_tokens", "answer_tokens"))
+        weights = multiplied_weights(self.base.model) + (spec.parameters_per_adapter if spec is not None else 0)
+        return Usage(read, written, 2 * weights * (read + written), time_s / count, count)
 
     def cell(self, name: str, split: str, runs: list[Run]) -> Cell:
         """The runs of one contender (one per training seed) on a split, with their estimate."""
@@ -210,11 +204,13 @@ class Board:
             bar = progress.add_task("scoring contenders", total=total)
             for contender in contenders:
                 earlier: list[Run] = []
-                for view in views:
-                    run = self.run(contender, view, earlier, lambda n: progress.advance(bar, n))
-                    earlier.append(run)
-                    runs[contender.name, view.name].append(run)
-                getattr(contender, "close", lambda: None)()
+                try:
+                    for view in views:
+                        run = self.run(contender, view, earlier, lambda n: progress.advance(bar, n))
+                        earlier.append(run)
+                        runs[contender.name, view.name].append(run)
+                finally:
+                    getattr(contender, "close", lambda: None)()
         return [self.cell(name, split, found) for (name, split), found in runs.items()]
 
 

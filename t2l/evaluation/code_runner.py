@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from functools import partial
 
 TIME_LIMIT_S = 5
 MEMORY_LIMIT_BYTES = 512 * 2**20
@@ -29,8 +30,8 @@ sys.stdout.write("\\n" + sys.argv[1])
 """
 
 
-def _confine() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT_S, TIME_LIMIT_S))
+def _confine(time_limit_s: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (time_limit_s, time_limit_s))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT_BYTES, FILE_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -38,8 +39,10 @@ def _confine() -> None:
         ctypes.CDLL(None).unshare(_NEW_USER_AND_NETWORK)
 
 
-def passes(code: str, assertions: str) -> bool:
+def passes(code: str, assertions: str, time_limit_s: int = TIME_LIMIT_S) -> bool:
     """Whether the code runs and every assertion after it holds, within the limits.
+
+    `time_limit_s` are seconds of processor time; code that waits is stopped after twice as many.
 
     The child says so with a word drawn for this run, so that code which ends early, or prints, does not pass.
     This keeps accidents in; it is no sandbox for code that means harm.
@@ -52,10 +55,10 @@ def passes(code: str, assertions: str) -> bool:
                 input=f"{code}\n{assertions}\n",
                 capture_output=True,
                 text=True,
-                timeout=2 * TIME_LIMIT_S,
+                timeout=2 * time_limit_s,
                 cwd=folder,
                 env={"PATH": os.defpath},
-                preexec_fn=_confine,
+                preexec_fn=partial(_confine, time_limit_s),
                 start_new_session=True,
             )
         except subprocess.TimeoutExpired:

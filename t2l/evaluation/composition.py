@@ -21,7 +21,7 @@ from t2l.base_model import BaseModel, label_logits
 from t2l.batches import collate
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.conditioning import DescriptionBank
-from t2l.evaluation.contenders import Entry, SplitView, training_examples
+from t2l.evaluation.contenders import Entry, SplitView, in_turn, training_examples
 from t2l.evaluation.costs import Costs
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
@@ -29,7 +29,7 @@ from t2l.lora import LoraWeights, concatenate
 from t2l.methods.peft_backed import wrapped_by
 from t2l.objectives import label_loss
 from t2l.seeding import generator_for
-from t2l.tasks import tokenize_examples
+from t2l.tasks import Task, tokenize_examples
 
 
 def mean_of_products(weights: LoraWeights, rank: int) -> LoraWeights:
@@ -84,11 +84,10 @@ class NearestAdapter:
         flat = [d for ds in view.descriptions for d in ds]
         own = [t.name for t, ds in zip(view.tasks, view.descriptions, strict=True) for _ in ds]
         chosen = self._bank.nearest(self._encoder.encode(flat), own)
-        starts = [sum(len(d) for d in view.descriptions[:t]) for t in range(len(view.tasks))]
         index = {name: i for i, name in enumerate(self._bank.tasks)}
         adapters = [index[name] for name in chosen]
-        questions = view.questions(lambda t, e: adapters[starts[t] + view.turn(t, e)])
-        return Entry(questions, self._weights, self._bank.tasks)
+        which = in_turn(view.descriptions)
+        return Entry(view.questions(lambda t, e: adapters[which(t, e)]), self._weights, self._bank.tasks)
 
     def costs(self) -> Costs:
         """The whole library has to be there; nothing is trained for a task."""
@@ -137,7 +136,7 @@ class ArrowRouting:
 
 
 def _combine(coefficients: Float[Tensor, " adapters"], factors: Float[Tensor, "adapters ..."]) -> Tensor:
-    return torch.einsum("n,n...->...", coefficients, factors)[None]
+    return torch.einsum("n,n...->...", coefficients.to(factors), factors)[None]
 
 
 class LoraHub:
@@ -145,8 +144,9 @@ class LoraHub:
 
     A few library adapters, drawn at random per task, are summed factor by factor with coefficients w,
     (sum w A, sum w B), and w minimises the loss on the task's first training examples plus
-    0.05 * mean |w|, by nevergrad's NGOpt within +-1.5 from w = 0: the paper's equation, bounds, penalty and budget. The tasks
-    of a split search side by side, in one pass per evaluation.
+    0.05 * mean |w|, by nevergrad's NGOpt within +-1.5 from w = 0: the paper's equation, bounds, penalty and budget. Tasks
+    search side by side, `tasks_at_once` of them in one pass per evaluation: what one finds does not depend on the others
+    beyond rounding. (NGOpt chooses COBYLA here, which can carry rounding far where the loss is flat.)
     """
 
     name = "lorahub"
@@ -159,28 +159,43 @@ class LoraHub:
         base: BaseModel,
         adapters: int,
         shots: int,
+        tasks_at_once: int,
         seed: int,
     ) -> None:
         self._library, self._names, self._base = library, list(training_tasks), base
+        self._tasks_at_once = tasks_at_once
         self._count, self._shots, self._seed = min(adapters, len(self._names)), shots, seed
         self._time_s, self._composed = 0.0, 0
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task. Raises ValueError for a task with too few training examples."""
+        began = time.perf_counter()
+        library = self._library.load(self._names)
+        shown = [view.as_trained(t) for t in view.tasks]
+        chunks = [shown[i : i + self._tasks_at_once] for i in range(0, len(shown), self._tasks_at_once)]
+        weights = concatenate(self._composed_for(tasks, library) for tasks in chunks)
+        self._time_s, self._composed = self._time_s + time.perf_counter() - began, self._composed + len(view.tasks)
+        return Entry(view.questions(lambda t, e: t), weights)
+
+    def costs(self) -> Costs:
+        """Coefficients searched, and the time of the search per task, of tasks searched side by side."""
+        each = self._time_s / self._composed if self._composed else None
+        return Costs(self._count, each, 4 * self._library.spec.parameters_per_adapter, self._composed)
+
+    def _composed_for(self, tasks: Sequence[Task], library: LoraWeights) -> LoraWeights:
+        """The best adapter found for each task, from those of the library."""
         import nevergrad
 
-        began = time.perf_counter()
-        pools = [self._pool(t.name) for t in view.tasks]
-        library = self._library.load(self._names)
+        pools = [self._pool(t.name) for t in tasks]
         rows = [
             r
-            for t in view.tasks
+            for t in tasks
             for r in tokenize_examples(self._base.tokenizer, training_examples(t, self._shots), max_length=512)
         ]
         batch = collate(rows, self._base.tokenizer.pad_token_id, self._base.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            searches = [self._search(nevergrad, t.name) for t in view.tasks]
+            searches = [self._search(nevergrad, t.name) for t in tasks]
             for _ in range(self.budget):
                 asked = [s.ask() for s in searches]
                 weights = self._compose(library, pools, [a.value for a in asked])
@@ -190,14 +205,7 @@ class LoraHub:
                 for search, candidate, loss in zip(searches, asked, losses.tolist(), strict=True):
                     search.tell(candidate, loss + self.penalty * float(abs(candidate.value).mean()))
             best = [s.provide_recommendation().value for s in searches]
-        weights = self._compose(library, pools, best)
-        self._time_s, self._composed = self._time_s + time.perf_counter() - began, self._composed + len(view.tasks)
-        return Entry(view.questions(lambda t, e: t), weights)
-
-    def costs(self) -> Costs:
-        """Coefficients searched, and the time of the search per task, of tasks searched side by side."""
-        each = self._time_s / self._composed if self._composed else None
-        return Costs(self._count, each, 4 * self._library.spec.parameters_per_adapter, self._composed)
+        return self._compose(library, pools, best)
 
     def _pool(self, task: str) -> list[int]:
         others = [i for i, name in enumerate(self._names) if name != task]
@@ -214,6 +222,5 @@ class LoraHub:
     ) -> LoraWeights:
         composed = []
         for pool, values in zip(pools, coefficients, strict=True):
-            w = torch.as_tensor(values, dtype=torch.float32)
-            composed.append(library[list(pool)].map(partial(_combine, w)))
+            composed.append(library[list(pool)].map(partial(_combine, torch.as_tensor(values))))
         return concatenate(composed).to(self._base.device)

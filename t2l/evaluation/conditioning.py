@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2l.encoder import TaskEncoder
-from t2l.evaluation.contenders import Entry, SplitView
+from t2l.evaluation.contenders import Entry, SplitView, in_turn
 from t2l.evaluation.costs import Costs
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraSpec, LoraWeights
@@ -72,9 +72,7 @@ class DescriptionBank:
     def of(cls, encoder: TaskEncoder, tasks: Sequence[Task], count: int) -> DescriptionBank:
         """The first `count` training descriptions of these tasks."""
         descriptions = {t.name: t.descriptions["train"][:count] for t in tasks}
-        groups = encoder.encode([d for ds in descriptions.values() for d in ds]).split(
-            [len(ds) for ds in descriptions.values()]
-        )
+        groups = encoder.encode_groups(list(descriptions.values()))
         return cls(descriptions, F.normalize(torch.stack([F.normalize(g, dim=-1).mean(dim=0) for g in groups]), dim=-1))
 
     @property
@@ -134,12 +132,11 @@ class Generated:
 
     def entry_for(self, view: SplitView, texts: Sequence[Sequence[str]]) -> Entry:
         """Adapters from given texts per task, which take turns over the task's examples."""
-        starts = [sum(len(d) for d in texts[:t]) for t in range(len(texts))]
         flat = [text for group in texts for text in group]
         embeddings, began = self._encoder.encode(flat), time.perf_counter()
         weights = generate_adapters(self.hypernetwork, embeddings)
         self._time_s, self._generated = self._time_s + time.perf_counter() - began, self._generated + len(flat)
-        return Entry(view.questions(lambda t, e: starts[t] + e % len(texts[t])), weights, flat)
+        return Entry(view.questions(in_turn(texts)), weights, flat)
 
     def texts(self, view: SplitView) -> list[list[str]]:
         """What each task's adapters are generated from under this condition."""
@@ -155,9 +152,7 @@ class Generated:
         return [list(d) for d in view.descriptions]
 
     def _of_nearest(self, view: SplitView) -> list[list[str]]:
-        groups = self._encoder.encode([d for ds in view.descriptions for d in ds]).split(
-            [len(ds) for ds in view.descriptions]
-        )
+        groups = self._encoder.encode_groups(view.descriptions)
         centres = torch.stack([F.normalize(g, dim=-1).mean(dim=0) for g in groups])
         others = self._bank.nearest(centres, [t.name for t in view.tasks])
         return [list(self._bank.descriptions[o][: len(ds)]) for o, ds in zip(others, view.descriptions, strict=True)]

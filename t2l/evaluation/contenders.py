@@ -12,26 +12,23 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 from t2l.adapter_io import WEIGHTS_FILE
 from t2l.base_model import BaseModel
 from t2l.evaluation.costs import Costs, mean_costs
-from t2l.evaluation.scoring import Question, questions_for
+from t2l.evaluation.scoring import Question, first_adapter, no_prefix, questions_for
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraWeights
 from t2l.methods.library import MethodLibrary
-from t2l.tasks import Example, Task
+from t2l.tasks import Example, Task, show_definition
 
 
-def nothing(task: int, example: int) -> str:
-    """No text before the input."""
-    return ""
-
-
-def first_adapter(task: int, example: int) -> int:
-    """The one adapter there is."""
-    return 0
+def in_turn(texts: Sequence[Sequence[str]]) -> Callable[[int, int], int]:
+    """Which of all texts, counted on from task to task, a (task, example) uses: a task's own take turns."""
+    starts = [0, *accumulate(len(group) for group in texts)]
+    return lambda task, example: starts[task] + example % len(texts[task])
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,17 @@ class SplitView:
     examples: int
     shows_description: bool = False
 
-    def turn(self, task: int, example: int) -> int:
-        """Which of a task's descriptions an example uses."""
-        return example % len(self.descriptions[task])
-
     def description(self, task: int, example: int) -> str:
         """The description an example uses."""
-        return self.descriptions[task][self.turn(task, example)]
+        return self.descriptions[task][example % len(self.descriptions[task])]
+
+    def as_trained(self, task: Task) -> Task:
+        """A task whose training examples are put as the questions are: with the definition where that is shown."""
+        return show_definition(task) if self.shows_description else task
 
     def questions(self, adapter_of: Callable[[int, int], int] = first_adapter) -> list[Question]:
         """The questions of a contender with adapters."""
-        prefix_of = self.description if self.shows_description else nothing
+        prefix_of = self.description if self.shows_description else no_prefix
         return questions_for(self.tasks, self.examples, adapter_of, prefix_of)
 
 

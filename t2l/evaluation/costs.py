@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from t2l.targets import linear_shape
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -30,7 +32,9 @@ class Usage:
     """What answering cost, per question: means over the questions of one or more cells.
 
     `flops` counts 2 per weight that a token passes (Kaplan et al. 2020, appendix on FLOPs): the base without
-    its embedding, and the adapter; attention scores are left out. `time_s` is decoding in batches.
+    its embedding, and a LoRA that is injected; attention scores are left out. Adapters of other methods, which are
+    attached task by task, are not counted. Arrow is counted with the whole library: PEFT computes every adapter at every
+    token, whatever the routing then weighs; its router counts as one adapter more. `time_s` is decoding in batches.
     """
 
     prompt_tokens: float
@@ -41,8 +45,12 @@ class Usage:
 
 
 def multiplied_weights(model: nn.Module) -> int:
-    """Weights that every token is multiplied by: those of all linear layers, the output head among them."""
-    return sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, nn.Linear))
+    """Weights that every token is multiplied by: those of all linear layers, the output head among them.
+
+    Counted by what a layer multiplies, not by how it is stored (4-bit layers, GPT-2's Conv1D).
+    """
+    shapes = (linear_shape(module) for module in model.modules())
+    return sum(shape[0] * shape[1] for shape in shapes if shape is not None)
 
 
 def mean_usage(usages: Sequence[Usage]) -> Usage | None:

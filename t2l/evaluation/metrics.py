@@ -6,13 +6,18 @@ that ignores or swaps its arguments is refused before it scores anything.
 
 from __future__ import annotations
 
+import logging
 import re
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+from t2l.evaluation.choice_labels import choice_label, label_kind
+from t2l.evaluation.code_answers import program
 from t2l.evaluation.code_runner import passes
+from t2l.suites.rows import without_remark
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,19 @@ class Metric:
     score: Callable[[str, str], float]
     """(answer, reference) to a score"""
     probes: tuple[Probe, ...]
-    by_likelihood: bool = False
-    """whether the answer is the likeliest of the question's choices instead of what the model writes"""
+    against: str = "output"
+    """what of an example answers are held against: output, or tests (assertions that right code passes)"""
+    chooses: str = ""
+    """empty: the answer is what the model writes; total or per_byte: it is the likeliest of the question's choices, by
+    their whole log-likelihood or by that per byte (Gao et al. 2021; acc and acc_bytes of the lm-evaluation-harness)"""
+    read_reference: Callable[[str], object] = str
+    """raises ValueError for a reference that no answer can be held against"""
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("against", ("output", "tests")), ("chooses", ("", "total", "per_byte"))):
+            if getattr(self, key) not in allowed:
+                names = ", ".join(name or "''" for name in allowed)
+                raise ValueError(f"metric {self.name!r}: {key} must be one of {names}, not {getattr(self, key)!r}")
 
     def check(self) -> None:
         """Raises ValueError where a probe does not get its score."""
@@ -48,8 +64,6 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
-ALIASES = {"rougeL": "rouge_l", "pass@1": "pass_at_1"}
-"""other names that published suites use; what follows a name after a blank is a remark"""
 
 
 def register(metric: Metric) -> Metric:
@@ -68,7 +82,7 @@ def metric(name: str) -> Metric:
 
     Raises ValueError with the names there are, or where it fails a probe.
     """
-    known = ALIASES.get(name.split(" ")[0], name.split(" ")[0])
+    known = without_remark(name)
     if known not in METRICS:
         raise ValueError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
     METRICS[known].check()
@@ -83,12 +97,6 @@ def single_spaced(text: str) -> str:
 def exact_match(answer: str, reference: str) -> float:
     """1 where answer and reference are the same up to white space."""
     return float(single_spaced(answer) == single_spaced(reference))
-
-
-def prefix_match(answer: str, reference: str) -> float:
-    """1 where the answer begins with the reference, as whole words, and may go on."""
-    given, wanted = single_spaced(answer), single_spaced(reference)
-    return float(given == wanted or (bool(wanted) and given.startswith(wanted + " ")))
 
 
 _DROPPED = str.maketrans("", "", string.punctuation)
@@ -115,41 +123,51 @@ def exact_set(answer: str, reference: str) -> float:
     return float(given == wanted)
 
 
-def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F1 with stemming (Lin 2004), from the rouge-score package."""
+@cache
+def _rouge_scorer() -> Any:
+    logging.getLogger("absl").setLevel(logging.WARNING)  # it says for every scorer which tokenizer it has
     from rouge_score.rouge_scorer import RougeScorer
 
-    return float(RougeScorer(["rougeL"], use_stemmer=True).score(reference, answer)["rougeL"].fmeasure)
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """ROUGE-L F1 with stemming (Lin 2004), from the rouge-score package."""
+    return float(_rouge_scorer().score(reference, answer)["rougeL"].fmeasure)
 
 
 _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
 
 
-def final_number(answer: str, reference: str) -> float:
-    """1 where the last number of the answer equals the reference.
+def reference_number(reference: str) -> float:
+    """The number a reference says: of one with `####` what follows it (GSM8K, Cobbe et al. 2021), without commas.
 
-    Commas within numbers are dropped; of a reference with `####` what follows it counts (GSM8K, Cobbe et al. 2021).
-    Raises ValueError where the reference is not a number.
+    Raises ValueError where that is not a number.
     """
     wanted = reference.rsplit("####", 1)[-1].strip().replace(",", "")
     try:
-        value = float(wanted)
+        return float(wanted)
     except ValueError:
         raise ValueError(f"metric final_number needs a number as reference, not {reference!r}") from None
+
+
+def final_number(answer: str, reference: str) -> float:
+    """1 where the last number of the answer equals the reference (`reference_number`); commas are dropped."""
+    value = reference_number(reference)
     found = _NUMBER.findall(answer)
     return float(bool(found) and float(found[-1].replace(",", "").rstrip(".")) == value)
 
 
 def pass_at_1(answer: str, reference: str) -> float:
-    """1 where the answer's Python code passes the reference's assertions (Chen et al. 2021), in a process of its own."""
-    return float(passes(answer, reference))
+    """1 where the answer's program passes the reference's assertions (Chen et al. 2021), in a process of its own.
+
+    The answer may be a whole function, fenced code, or go on from the beginning that the reference holds (`program`).
+    """
+    return float(passes(program(answer, reference), reference))
 
 
 register(Metric("exact_match", exact_match.__doc__ or "", exact_match, (
     Probe(" dog  cat\n", "dog cat", 1), Probe("dog", "dog cat", 0), Probe("dog cat", "dog", 0), Probe("Dog", "dog", 0),
-)))  # fmt: skip
-register(Metric("prefix_match", prefix_match.__doc__ or "", prefix_match, (
-    Probe("dog cat", "dog", 1), Probe("dog", "dog cat", 0), Probe("dogs", "dog", 0),
 )))  # fmt: skip
 register(Metric("normalised_match", normalised_match.__doc__ or "", normalised_match, (
     Probe("The Dog.", "dog", 1), Probe("dogs", "dog", 0), Probe("", "dog", 0),
@@ -162,16 +180,20 @@ register(Metric("exact_set", exact_set.__doc__ or "", exact_set, (
 )))  # fmt: skip
 register(Metric("multiple_choice", "1 where the likeliest choice is the right one", exact_match, (
     Probe("dog", "dog", 1), Probe("dog", "cat", 0),
-), by_likelihood=True))  # fmt: skip
+), chooses="total"))  # fmt: skip
 register(Metric("multiple_choice_normalised", "the same by log-likelihood per byte", exact_match, (
     Probe("dog", "dog", 1), Probe("dog", "cat", 0),
-), by_likelihood=True))  # fmt: skip
+), chooses="per_byte"))  # fmt: skip
 register(Metric("rouge_l", rouge_l.__doc__ or "", rouge_l, (
     Probe("a dog runs", "a dog runs", 1), Probe("cat", "a dog runs", 0), Probe("a dog", "a dog runs far", 2 / 3),
 )))  # fmt: skip
 register(Metric("final_number", final_number.__doc__ or "", final_number, (
     Probe("3 + 4 makes 7.", "7", 1), Probe("7, or 3", "7", 0), Probe("none", "7", 0), Probe("1,000", "1000", 1), Probe("so 9", "3 * 3 = 9 #### 9", 1),
-)))  # fmt: skip
+), read_reference=reference_number))  # fmt: skip
 register(Metric("pass_at_1", pass_at_1.__doc__ or "", pass_at_1, (
     Probe("def f(x):\n    return x + 1", "assert f(1) == 2", 1), Probe("def f(x):\n    return x", "assert f(1) == 2", 0),
-)))  # fmt: skip
+), against="tests"))  # fmt: skip
+register(Metric("choice_label", choice_label.__doc__ or "", choice_label, (
+    Probe("B", "A", 0), Probe("The answer is B.", "B", 1), Probe("A: dry palms", "A", 1), Probe("A dog", "A", 0), Probe("1 or 2", "2", 0),
+    Probe("Yes, it was.", "true", 1), Probe("It is not true", "true", 0),
+), read_reference=label_kind))  # fmt: skip

@@ -1,20 +1,28 @@
-"""Batched greedy decoding under one adapter per question, scored by the question's metric."""
+"""Answers to questions, one adapter per question, scored by the question's metric.
+
+An answer is written by greedy decoding, or chosen by likelihood where the metric says so.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 
 from t2l.base_model import BaseModel, label_logits
-from t2l.batches import collate, collate_prompts
-from t2l.evaluation.metrics import metric
+from t2l.batches import batches_within, collate, collate_prompts
+from t2l.evaluation.metrics import Metric, metric
 from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.objectives import label_loss
-from t2l.tasks import Task, TokenizedExample, tokenize_prompts
+from t2l.tasks import Example, Task, TokenizedExample, tokenize_prompts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class Question:
     references: tuple[str, ...] = ()
     """further right answers; the best score counts"""
     choices: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+    """longest answer in tokens, where the task says"""
 
     def score(self, answer: str) -> float:
         """The answer's score by the question's metric."""
@@ -48,11 +58,46 @@ class Answer:
     answer_tokens: int = 0
 
 
+def check_scorable(task: Task) -> None:
+    """Raises ValueError where a task's metric is unknown, or its test examples lack what that metric needs."""
+    examples = task.examples.get("test")
+    if not examples:
+        raise ValueError(f"task {task.name!r} has no test examples to score on")
+    try:
+        for example in examples:
+            _check_example(metric(task.metric), example)
+    except ValueError as error:
+        raise ValueError(f"task {task.name!r}: {error}") from None
+
+
+def _check_example(by: Metric, example: Example) -> None:
+    references = (getattr(example, by.against), *example.references)
+    where = f"metric {by.name}: the test example {example.input[:60]!r}"
+    if by.against == "tests" and not example.tests:
+        raise ValueError(f"{where} has no tests, assertions that right code passes")
+    if by.chooses and not all(example.choices or ("",)):
+        raise ValueError(f"{where} has no choices, or an empty one")
+    if by.chooses and not any(by.score(choice, r) for choice in example.choices for r in references):
+        raise ValueError(f"{where} has no right answer among its choices")
+    for reference in references:
+        by.read_reference(reference)
+
+
+def first_adapter(task: int, example: int) -> int:
+    """The one adapter there is."""
+    return 0
+
+
+def no_prefix(task: int, example: int) -> str:
+    """No text before the input."""
+    return ""
+
+
 def questions_for(
     tasks: Sequence[Task],
     examples: int,
-    adapter_of: Callable[[int, int], int] = lambda task, example: 0,
-    prefix_of: Callable[[int, int], str] = lambda task, example: "",
+    adapter_of: Callable[[int, int], int] = first_adapter,
+    prefix_of: Callable[[int, int], str] = no_prefix,
 ) -> list[Question]:
     """The first `examples` test examples of each task as questions.
 
@@ -60,20 +105,19 @@ def questions_for(
         adapter_of: (task index, example index) to the index of the adapter the question runs under.
         prefix_of: likewise, the text put before the input (a description, a formal code).
 
-    Raises ValueError where a task has no test examples.
+    Raises ValueError where a task cannot be scored (`check_scorable`).
     """
     questions = []
     for t, task in enumerate(tasks):
-        if not task.examples.get("test"):
-            raise ValueError(f"task {task.name!r} has no test examples to score on")
+        check_scorable(task)
+        against = metric(task.metric).against
         for e, example in enumerate(task.examples["test"][:examples]):
             prefix = prefix_of(t, e)
             content = f"{prefix}\n{example.input}" if prefix else example.input
-            reference = example.tests if task.metric == "pass_at_1" and example.tests else example.output
             questions.append(
                 Question(
-                    task.name, example.input, content, reference, adapter_of(t, e), prefix, task.metric,
-                    example.references, example.choices,
+                    task.name, example.input, content, getattr(example, against), adapter_of(t, e), prefix, task.metric,
+                    example.references, example.choices, task.max_new_tokens,
                 )
             )  # fmt: skip
     return questions
@@ -87,53 +131,59 @@ def greedy_answers(
     max_new_tokens: int,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    tokens_per_batch: int | None = None,
 ) -> list[Answer]:
     """Answers every question by greedy decoding, each under its own adapter, and scores it.
 
-    Questions are decoded in order of prompt length and returned in the order given. With `weights`
-    None the bare base answers. A question of multiple choice is answered by likelihood (`choose_answers`).
+    Questions are decoded in order of length and returned in the order given. With `weights` None the bare
+    base answers. A question of multiple choice is answered by likelihood (`choose_answers`).
+
+    Args:
+        max_new_tokens: longest answer, of questions that do not say themselves.
+        batch_size: most questions (or choices) of a batch.
+        on_batch: called with the number of questions answered.
+        tokens_per_batch: most tokens of a batch, padding and the longest answer counted; None for any number.
+
+    Raises ValueError where the base's context has no room for a prompt.
     """
-    if any(metric(q.metric).by_likelihood for q in questions):
-        return _mixed_answers(base, questions, spec, weights, max_new_tokens, batch_size, on_batch)
-    prompts = tokenize_prompts(base.tokenizer, [q.content for q in questions])
-    order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
-    texts: dict[int, tuple[str, int]] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        ids, mask = collate_prompts([prompts[i] for i in rows], base.tokenizer.pad_token_id, base.device)
-        adapter_index = torch.tensor([questions[i].adapter for i in rows], device=base.device)
-        decoded = _generate(base, spec, weights, adapter_index, ids, mask, max_new_tokens)
-        texts.update(zip(rows, decoded, strict=True))
-        if on_batch is not None:
-            on_batch(len(rows))
-    answers = []
-    for i, q in enumerate(questions):
-        text, length = texts[i]
-        answers.append(Answer(q, text.strip(), q.score(text), len(prompts[i]), length))
-    return answers
-
-
-def _mixed_answers(
-    base: BaseModel,
-    questions: Sequence[Question],
-    spec: LoraSpec | None,
-    weights: LoraWeights | None,
-    max_new_tokens: int,
-    batch_size: int,
-    on_batch: Callable[[int], None] | None,
-) -> list[Answer]:
-    chosen = [i for i, q in enumerate(questions) if metric(q.metric).by_likelihood]
-    written = [i for i in range(len(questions)) if i not in set(chosen)]
-    found = dict(
-        zip(chosen, choose_answers(base, [questions[i] for i in chosen], spec, weights, batch_size), strict=True)
-    )
-    if on_batch is not None:
-        on_batch(len(chosen))
-    if written:
-        rest = [questions[i] for i in written]
-        answers = greedy_answers(base, rest, spec, weights, max_new_tokens, batch_size, on_batch)
-        found |= dict(zip(written, answers, strict=True))
+    done = on_batch or (lambda n: None)
+    found: dict[int, Answer] = {}
+    chosen = [i for i, q in enumerate(questions) if metric(q.metric).chooses]
+    if chosen:
+        answers = choose_answers(base, [questions[i] for i in chosen], spec, weights, batch_size, tokens_per_batch)
+        found |= dict(zip(chosen, answers, strict=True))
+        done(len(chosen))
+    limits = [q.max_new_tokens or max_new_tokens for q in questions]
+    for limit in dict.fromkeys(limits):
+        rows = [i for i, own in enumerate(limits) if own == limit and i not in found]
+        prompts = _fitting_prompts(base, [questions[i] for i in rows], [limit] * len(rows))
+        for batch in batches_within([len(p) + limit for p in prompts], batch_size, tokens_per_batch):
+            asked = [questions[rows[b]] for b in batch]
+            written = _write(base, spec, weights, asked, [prompts[b] for b in batch], limit)
+            for b, q, (text, length) in zip(batch, asked, written, strict=True):
+                found[rows[b]] = Answer(q, text.strip(), q.score(text), len(prompts[b]), length)
+            done(len(batch))
     return [found[i] for i in range(len(questions))]
+
+
+def _fitting_prompts(base: BaseModel, questions: Sequence[Question], room: Sequence[int]) -> list[tuple[int, ...]]:
+    """Prompts as token ids, cut on the left where they and `room` tokens for the answer exceed the base's context."""
+    prompts = tokenize_prompts(base.tokenizer, [q.content for q in questions])
+    context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None or not prompts:
+        return prompts
+    if max(room) >= context:
+        raise ValueError(
+            f"an answer of {max(room)} tokens leaves no room for a prompt: base {base.name} reads {context} tokens; "
+            "lower evaluation.max_new_tokens (or the task's own), or score multiple choice with shorter choices"
+        )
+    cut = sum(len(p) + r > context for p, r in zip(prompts, room, strict=True))
+    if cut:
+        log.warning(
+            "%d of %d prompts are longer than base %s reads (%d tokens, room for the answer included): cut on the left",
+            cut, len(prompts), base.name, context,
+        )  # fmt: skip
+    return [p[-(context - r) :] for p, r in zip(prompts, room, strict=True)]
 
 
 @torch.no_grad()
@@ -143,63 +193,69 @@ def choose_answers(
     spec: LoraSpec | None,
     weights: LoraWeights | None,
     batch_size: int,
+    tokens_per_batch: int | None = None,
 ) -> list[Answer]:
-    """Answers each question with the likeliest of its choices, as the assistant's whole turn.
+    """Answers each question with the likeliest of its choices, as the assistant's whole turn (`Metric.chooses`).
 
-    By total log-likelihood, or for `multiple_choice_normalised` by that per byte of the choice (Gao et al. 2021, the
-    lm-evaluation-harness's acc and acc_norm). Raises ValueError for a question without choices.
+    Raises ValueError for a question without choices, or where the base's context has no room for a prompt.
     """
     bare = [q.input for q in questions if not q.choices]
     if bare:
         raise ValueError(f"a multiple-choice question has no choices: {bare[0][:60]!r}")
-    pairs = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
-    prompts = tokenize_prompts(base.tokenizer, [q.content for q in questions])
-    ends = base.tokenizer([choice for _, choice in pairs], add_special_tokens=False)["input_ids"]
-    rows = [TokenizedExample(prompts[i], tuple(end)) for (i, _), end in zip(pairs, ends, strict=True)]
+    starts = [0, *accumulate(len(q.choices) for q in questions)]
+    spans = [range(*pair) for pair in pairwise(starts)]
+    ends = base.tokenizer([c for q in questions for c in q.choices], add_special_tokens=False)["input_ids"]
+    prompts = _fitting_prompts(base, questions, [max(len(ends[r]) for r in span) for span in spans])
+    owners = [i for i, span in enumerate(spans) for _ in span]
+    rows = [TokenizedExample(prompts[i], tuple(end)) for i, end in zip(owners, ends, strict=True)]
     likelihood = [0.0] * len(rows)
-    order = sorted(range(len(rows)), key=lambda r: rows[r].length)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
+    for part in batches_within([row.length for row in rows], batch_size, tokens_per_batch):
         batch = collate([rows[r] for r in part], base.tokenizer.pad_token_id, base.device)
-        index = torch.tensor([questions[pairs[r][0]].adapter for r in part], device=base.device)
-        block = nullcontext() if weights is None or spec is None else inject(base.model, spec, weights, index)
-        with block:
+        with _under(base, spec, weights, [questions[owners[r]] for r in part]):
             found = label_logits(base.model, batch.input_ids, batch.attention_mask, batch.labels)
         means = label_loss(found.logits, found.targets, found.rows, len(part))
         for r, mean in zip(part, means.tolist(), strict=True):
             likelihood[r] = -mean * len(rows[r].response_ids)
     answers = []
-    for i, q in enumerate(questions):
-        mine = [r for r, (owner, _) in enumerate(pairs) if owner == i]
-        by_byte = q.metric == "multiple_choice_normalised"
-        best = max(mine, key=lambda r: likelihood[r] / (len(pairs[r][1].encode()) if by_byte else 1))
-        tokens = sum(len(rows[r].response_ids) for r in mine)
-        answers.append(Answer(q, pairs[best][1], q.score(pairs[best][1]), len(prompts[i]) * len(mine), tokens))
+    for q, prompt, span in zip(questions, prompts, spans, strict=True):
+        by_byte = metric(q.metric).chooses == "per_byte"
+        weighed = [likelihood[r] / (len(c.encode()) if by_byte else 1) for r, c in zip(span, q.choices, strict=True)]
+        best = q.choices[weighed.index(max(weighed))]
+        tokens = sum(len(ends[r]) for r in span)
+        answers.append(Answer(q, best, q.score(best), len(prompt) * len(span), tokens))
     return answers
 
 
+def _under(
+    base: BaseModel, spec: LoraSpec | None, weights: LoraWeights | None, questions: Sequence[Question]
+) -> AbstractContextManager[Any]:
+    """The base with every row of a batch under its own question's adapter, or bare."""
+    if weights is None or spec is None:
+        return nullcontext()
+    return inject(base.model, spec, weights, torch.tensor([q.adapter for q in questions], device=base.device))
+
+
 @torch.no_grad()
-def _generate(
+def _write(
     base: BaseModel,
     spec: LoraSpec | None,
     weights: LoraWeights | None,
-    adapter_index: torch.Tensor,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
+    questions: Sequence[Question],
+    prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> list[tuple[str, int]]:
-    """Each row's answer, and its length in tokens with the end-of-sequence token."""
-    options = {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": False,
-        "pad_token_id": base.tokenizer.pad_token_id,
-        "eos_token_id": base.tokenizer.eos_token_id,
-    }
-    if weights is None or spec is None:
-        output = base.model.generate(input_ids=ids, attention_mask=mask, **options)
-    else:
-        with inject(base.model, spec, weights, adapter_index):
-            output = base.model.generate(input_ids=ids, attention_mask=mask, **options)
+    """Each question's answer, and its length in tokens with the end-of-sequence token."""
+    ids, mask = collate_prompts(prompts, base.tokenizer.pad_token_id, base.device)
+    with _under(base, spec, weights, questions):
+        output = base.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=base.tokenizer.pad_token_id,
+            eos_token_id=base.end_ids,
+        )
     written = output[:, ids.shape[1] :]
-    lengths = (written != base.tokenizer.pad_token_id).sum(dim=1).tolist()
-    return list(zip(base.tokenizer.batch_decode(written, skip_special_tokens=True), lengths, strict=True))
+    is_end = torch.isin(written, torch.tensor(base.end_ids, device=written.device))
+    lengths = torch.where(is_end.any(dim=1), is_end.int().argmax(dim=1) + 1, written.shape[1])
+    return list(zip(base.tokenizer.batch_decode(written, skip_special_tokens=True), lengths.tolist(), strict=True))

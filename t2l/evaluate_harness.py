@@ -1,0 +1,165 @@
+"""`t2l evaluate harness=lm_eval`: contenders on tasks of the lm-evaluation-harness, and what comes of it.
+
+A harness task is shown to contenders as a task with descriptions and nothing to read: they enter it as they enter
+a split of the board, and each adapter and text they come with is a pass of the harness over the task.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from t2l.base_model import BaseModel, verify_frozen
+from t2l.config import EvaluateConfig
+from t2l.evaluate import Evaluation
+from t2l.evaluation.board import SameInputsError
+from t2l.evaluation.conditioning import Generated
+from t2l.evaluation.contenders import Contender, Entry, SplitView
+from t2l.evaluation.harness import Harness, descriptions_of
+from t2l.evaluation.harness_report import Pass, Row, rows_of, write_harness_report
+from t2l.injection import inject
+from t2l.lora import LoraSpec
+from t2l.tasks import Example, Task
+
+log = logging.getLogger(__name__)
+DESCRIBED = {"prompted", "nearest", "generated"}
+"""contenders that are nothing without a task's description"""
+
+
+def view_of(library_tasks: Sequence[str], descriptions: Sequence[Sequence[str]], shows_description: bool) -> SplitView:
+    """Harness tasks as contenders see them: descriptions, and per description one question without a text.
+
+    Args:
+        library_tasks: what the tasks are called in library and suite.
+    """
+    blank = [(Example("", ""),) * max(1, len(ds)) for ds in descriptions]
+    tasks = [
+        Task(name, {"test": tuple(ds)}, {"test": questions})
+        for name, ds, questions in zip(library_tasks, descriptions, blank, strict=True)
+    ]
+    return SplitView("harness", tasks, descriptions, max(map(len, blank)), shows_description)
+
+
+@contextmanager
+def _under(entry: Entry, adapter: int, spec: LoraSpec, base: BaseModel) -> Iterator[BaseModel]:
+    """The base model while it runs under one adapter of an entry."""
+    if entry.attached is not None:
+        with entry.attached(adapter) as adapted:
+            yield adapted
+    elif entry.weights is None:
+        yield base
+    else:
+        with inject(base.model, spec, entry.weights[adapter].to(base.device)):
+            yield base
+
+
+class _Scoring:
+    """Runs contenders through the harness, one after another."""
+
+    def __init__(self, harness: Harness, parts: Evaluation, view: SplitView) -> None:
+        self._harness, self._parts, self._view = harness, parts, view
+        self._lm = harness.wrap(parts.base)
+        self._checkpoint_of = {id(g): c.path for c in parts.checkpoints for g in c.generated}
+
+    def enter(self, contenders: Sequence[Contender]) -> list[Entry]:
+        """What every contender runs, before any of it runs.
+
+        Raises SameInputsError where two would feed the base the same, and ValueError (or FileProblemError) where a
+        contender has nothing for a task.
+        """
+        fed: dict[str, str] = {}
+        entries = []
+        for contender in contenders:
+            entry = contender.enter(self._view)
+            other = fed.setdefault(entry.fingerprint(), contender.name)
+            if other != contender.name:
+                raise SameInputsError(
+                    f"contenders {other} and {contender.name} run the base model under the same adapters and text: one of "
+                    "them does not do what its name says, so neither is scored"
+                )
+            entries.append(entry)
+        return entries
+
+    def passes(self, contender: Contender, entry: Entry, run: int) -> Iterator[Pass]:
+        """Everything one contender is scored on; `run` numbers contenders of one name."""
+        spec, questions = getattr(contender, "spec", self._parts.spec), iter(entry.questions)
+        try:
+            for name, task in zip(self._harness.tasks, self._view.tasks, strict=True):
+                mine = list(islice(questions, len(task.examples["test"])))
+                for adapter, prefix in dict.fromkeys((q.adapter, q.prefix) for q in mine):
+                    log.info("harness: %s on %s", contender.name, name)
+                    began = time.perf_counter()
+                    with _under(entry, adapter, spec, self._parts.base) as model:
+                        lm = self._lm if model is self._parts.base else self._harness.wrap(model)
+                        found = self._harness.score(lm, name, prefix)
+                    text = entry.conditions[adapter] if entry.conditions else None
+                    checkpoint = self._checkpoint_of.get(id(contender))
+                    elapsed = time.perf_counter() - began
+                    yield Pass(contender.name, run, name, text, prefix, checkpoint, elapsed, found)
+        finally:
+            getattr(contender, "close", lambda: None)()
+
+
+def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
+    """Scores contenders on harness tasks; writes harness.json, harness.md and harness_samples.jsonl. Returns the rows.
+
+    Raises ValueError for an unknown task, a dataset that is not there, a task without a description where a
+    contender needs one, and for contenders that fed the base model the same.
+    """
+    if not config.run_dir:
+        raise ValueError("run_dir is empty: give the folder to write")
+    torch.manual_seed(config.seed)
+    harness = Harness(config.harness, config.tasks)
+    parts = Evaluation(replace(config, splits=[]))
+    _check_checkpoints(parts)
+    described = bool(DESCRIBED & set(config.contenders)) or config.prompt.definition == "shown"
+    told = {n: descriptions_of(config.harness, n, parts.suite.tasks) if described else ([], "") for n in harness.tasks}
+    own = [config.harness.library_tasks.get(n, n) for n in harness.tasks]
+    view = view_of(own, [texts for texts, _ in told.values()], config.prompt.definition == "shown")
+    scoring = _Scoring(harness, parts, view)
+    contenders = [c for c in parts.contenders() if not _lacks_other_task(c, view)]
+    entries = scoring.enter(contenders)
+    passes: list[Pass] = []
+    with verify_frozen(parts.base.model):
+        for i, (contender, entry) in enumerate(zip(contenders, entries, strict=True)):
+            run = [c.name for c in contenders[:i]].count(contender.name)
+            passes.extend(scoring.passes(contender, entry, run))
+    rows = rows_of(passes)
+    tasks = {
+        n: {
+            "library_task": t.name,
+            "descriptions": texts,
+            "descriptions_from": source,
+            "trained_on_by": [c.path for c in parts.checkpoints if t.name in c.record.trained_on.get("tasks", ())],
+        }
+        for t, (n, (texts, source)) in zip(view.tasks, told.items(), strict=True)
+    }
+    write_harness_report(Path(config.run_dir), rows, passes, tasks, parts.provenance())
+    return rows
+
+
+def _check_checkpoints(parts: Evaluation) -> None:
+    """Raises ValueError where a checkpoint was trained on tasks that the suite, from which controls come, lacks."""
+    for checkpoint in parts.checkpoints:
+        missing = set(checkpoint.record.trained_on.get("tasks", ())) - set(parts.trained.tasks)
+        if missing:
+            raise ValueError(
+                f"checkpoint {checkpoint.path} was trained on {checkpoint.record.trained_on['suite']}, whose task "
+                f"{min(missing)!r} is not in the suite {parts.trained.name}: pass the suite=... (or suite@training_suite=...) it was trained on, from "
+                "which the controls take their descriptions"
+            )
+
+
+def _lacks_other_task(contender: Contender, view: SplitView) -> bool:
+    """Whether a contender would need another task's description where there is but one task; says so."""
+    lacks = isinstance(contender, Generated) and contender.condition == "shuffled" and len(view.tasks) < 2
+    if lacks:
+        log.warning("%s is left out: with one task there is no other task's description", contender.name)
+    return lacks

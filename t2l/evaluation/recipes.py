@@ -1,0 +1,55 @@
+"""Which checkpoints on a board are training seeds of one recipe, and what each recipe is called there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t2l.checkpoint import CheckpointRecord
+from t2l.files import read_json
+
+NOT_THE_RECIPE = ("seed", "run_dir", "logger", "library")
+"""settings of a run in which seeds of one recipe may differ"""
+WHERE_THINGS_ARE = {"base_model": ("path", "device", "shard"), "encoder": ("path", "device", "batch_size", "cache")}
+"""likewise, of its parts: what was loaded is told by fingerprint and identity, wherever it was"""
+
+
+def _settings_of(checkpoint: Path) -> Mapping[str, Any] | None:
+    """What the run of a checkpoint folder was trained with, less what may differ; None where the run does not say."""
+    run = checkpoint.parent.parent / "run.json"
+    if checkpoint.parent.name != "checkpoints" or not run.is_file():
+        return None
+    config = read_json(run)["config"]
+    kept = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE}
+    for part, keys in WHERE_THINGS_ARE.items():
+        if kept.get(part) is not None:
+            kept[part] = {key: value for key, value in kept[part].items() if key not in keys}
+    return kept
+
+
+def recipe_of(record: CheckpointRecord, checkpoint: Path) -> dict[str, Any]:
+    """What checkpoints that differ in their training seed alone have in common: the record, and the run's settings."""
+    trained_on = {key: value for key, value in record.trained_on.items() if key != "seed"}
+    kept = {key: value for key, value in record.to_json().items() if key != "encoder"}  # its identity says which
+    return {**kept, "trained_on": trained_on, "settings": _settings_of(checkpoint)}
+
+
+def recipe_names(checkpoints: Sequence[tuple[CheckpointRecord, Path]]) -> list[str]:
+    """A name for each checkpoint (its record, its folder): the objective, the same for seeds of one recipe.
+
+    Another recipe of the same objective, or the same seed again, gets a number.
+    """
+    taken: dict[str, tuple[dict[str, Any], set[int]]] = {}
+    names = []
+    for record, folder in checkpoints:
+        recipe, seed, number = recipe_of(record, folder), int(record.trained_on.get("seed", 0)), 1
+        while True:
+            name = record.objective if number == 1 else f"{record.objective}_{number}"
+            known, seeds = taken.setdefault(name, (recipe, set()))
+            if known == recipe and seed not in seeds:
+                break
+            number += 1
+        seeds.add(seed)
+        names.append(name)
+    return names

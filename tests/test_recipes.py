@@ -1,0 +1,67 @@
+"""Which checkpoints are training seeds of one contender."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from t2l.base_model import BaseModelConfig
+from t2l.checkpoint import CheckpointRecord
+from t2l.config import TrainConfig
+from t2l.encoder import EncoderConfig
+from t2l.evaluation.recipes import recipe_names
+from t2l.hypernetwork import ResidualConfig
+from t2l.lora import LoraSpec, ModuleGroup, Scaling
+from t2l.run import LoggerConfig, Run
+from t2l.training import SftConfig, TrainerConfig
+
+SPEC = LoraSpec((ModuleGroup("q_proj", "q_proj", 4, 4, (0,), ("0.q_proj",)),), 2, 4.0, Scaling.standard)
+
+
+def _checkpoint(run: Path, seed: int, recorded: bool = True, **settings: Any) -> tuple[CheckpointRecord, Path]:
+    """A checkpoint's record and folder, in a run that wrote down its config as `t2l train` does."""
+    parts = {"objective": SftConfig(), "hypernetwork": ResidualConfig(), "encoder": EncoderConfig()}
+    config = TrainConfig(seed=seed, run_dir=str(run), **{**parts, **settings})
+    if recorded:
+        kept = {k: v for k, v in asdict(config).items() if k not in ("run_dir", "logger")}
+        Run(run, "train", kept, LoggerConfig())
+    record = CheckpointRecord(
+        10, "sft", ResidualConfig(), SPEC, 8, "encoder", "base", "mini", {"suite": "s", "tasks": ["a"], "seed": seed}
+    )
+    return record, run / "checkpoints/step-000010"
+
+
+def test_seeds_are_one_contender_and_settings_make_another(tmp_path: Path) -> None:
+    slower = TrainerConfig(lr=5e-4)
+    found = recipe_names(
+        [
+            _checkpoint(tmp_path / "a", 0),
+            _checkpoint(tmp_path / "b", 1),
+            _checkpoint(tmp_path / "c", 2, trainer=slower),
+            _checkpoint(tmp_path / "d", 0, trainer=slower),
+            _checkpoint(tmp_path / "e", 1, trainer=TrainerConfig(description_noise=0.1)),
+        ]
+    )
+    assert found == ["sft", "sft", "sft_2", "sft_2", "sft_3"]
+
+
+def test_where_a_run_was_made_is_no_part_of_its_recipe(tmp_path: Path) -> None:
+    here = _checkpoint(tmp_path / "a", 0, library="one", base_model=BaseModelConfig(device="cpu"))
+    there = _checkpoint(
+        tmp_path / "b", 1, library="two", base_model=BaseModelConfig("copy/of/it", device="cuda:1"),
+        encoder=EncoderConfig(path="copy/of/that", cache=""),
+    )  # fmt: skip
+    coarser = _checkpoint(tmp_path / "c", 2, base_model=BaseModelConfig(dtype="bfloat16"))
+    assert recipe_names([here, there, coarser]) == ["sft", "sft", "sft_2"]
+
+
+def test_the_record_and_a_repeated_seed_make_another_contender(tmp_path: Path) -> None:
+    (record, folder), second = _checkpoint(tmp_path / "a", 0), _checkpoint(tmp_path / "b", 1)
+    later = (replace(record, step=20, trained_on={**record.trained_on, "seed": 2}), folder)
+    assert recipe_names([(record, folder), second, later, (record, folder)]) == ["sft", "sft", "sft_2", "sft_3"]
+
+
+def test_checkpoints_without_their_run_are_told_apart_by_their_records(tmp_path: Path) -> None:
+    bare = [_checkpoint(tmp_path / str(seed), seed, recorded=False) for seed in (0, 1)]
+    assert recipe_names([*bare, _checkpoint(tmp_path / "run", 2)]) == ["sft", "sft", "sft_2"]
