@@ -18,6 +18,7 @@ HYDRA_VERBS = {
     "train": "train a hypernetwork (objective=sft or objective=reconstruction)",
     "evaluate": "score contenders on every split and write a report",
     "compare_methods": "train every adaptation method on the same tasks and write the table",
+    "describe": "write descriptions of tasks with a language model",
     "pretrain_base": "pretrain the mini base model from scratch",
 }
 MULTI_PROCESS_VERBS = ("train", "train_library")
@@ -27,12 +28,16 @@ usage: t2l VERB [key=value ...] [-m] [--cfg job]
        t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE] [key=value ...]
        t2l library DIR [--list] [--json]
        t2l compare RUN RUN ... [--json]
+       t2l merge ADAPTER --out DIR [--base-model PATH] [--dtype DTYPE]
+       t2l plan [key=value ...] [--json]
 
 verbs:
 {chr(10).join(f"  {verb:<15} {text}" for verb, text in HYDRA_VERBS.items())}
   generate        turn descriptions into PEFT adapter folders
   library         verify and summarise the adapters of a library
   compare         reports side by side, with differences paired by example
+  merge           add an adapter to its base's weights and save the model
+  plan            what `t2l train` would train, its sizes, and whether a step fits into memory
 
 Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration, `t2l train
 experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
@@ -65,10 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _library(rest)
     elif verb == "compare":
         _compare(rest)
+    elif verb == "plan":
+        _plan(rest)
+    elif verb == "merge":
+        _merge(rest)
     elif verb in HYDRA_VERBS:
         _run_with_hydra(verb, rest)
     else:
-        fail(f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate', 'library', 'compare'])}")
+        fail(
+            f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate', 'library', 'compare', 'merge'])}"
+        )
 
 
 def _friendly(error: BaseException) -> str:
@@ -190,6 +201,11 @@ def _guarded(verb: str, settings: Any) -> None:
             from t2l.compare_methods import compare_methods
 
             compare_methods(settings)
+        elif verb == "evaluate" and settings.harness is not None:
+            from t2l.evaluate_harness import evaluate_with_harness
+            from t2l.evaluation.harness_report import print_harness
+
+            print_harness(evaluate_with_harness(settings), Path(settings.run_dir))
         elif verb == "evaluate":
             from t2l.evaluate import evaluate, print_report
 
@@ -284,6 +300,53 @@ def _compare(rest: Sequence[str]) -> None:
     except ValueError as error:
         fail(str(error))
     print(json.dumps(rows, indent=2) if parsed.json else comparison_table(rows))
+
+
+def _plan(rest: Sequence[str]) -> None:
+    import argparse
+    import json
+
+    parser = argparse.ArgumentParser(
+        prog="t2l plan", description="Says what `t2l train` with the same overrides would train, from configs alone."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for `t2l train`; and memory_gb=24")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parsed = parser.parse_args(list(rest))
+    config = _compose("plan", parsed.overrides)
+    from t2l.plan import plan, plan_text
+
+    _quiet_libraries()
+    try:
+        found = plan(config)
+    except ValueError as error:
+        fail(str(error))
+    print(json.dumps(found.to_json(), indent=2) if parsed.json else plan_text(found))
+
+
+def _merge(rest: Sequence[str]) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="t2l merge",
+        description="Adds a plain LoRA adapter to the full-precision weights of its base (in float32, four bytes of memory "
+        "per parameter) and saves model, tokenizer and card. A base that was quantised only for training is merged "
+        "unquantised; files quantised by bitsandbytes are dequantised.",
+    )
+    parser.add_argument("adapter", metavar="ADAPTER", help="PEFT adapter folder, of `t2l generate` or any other")
+    parser.add_argument("--out", required=True, help="folder to write; it must be empty or not there")
+    parser.add_argument("--base-model", help="folder or hub id of the base (default: the one the adapter names)")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: what the base is stored in)")
+    parsed = parser.parse_args(list(rest))
+    _quiet_libraries()
+    from t2l.merge import merge
+
+    try:
+        merged = merge(Path(parsed.adapter), Path(parsed.out), parsed.base_model, parsed.dtype)
+    except ValueError as error:
+        fail(str(error))
+    print(merged.folder)
+    if merged.was_quantised:
+        print("t2l: the base's files are quantised: its weights were dequantised before merging", file=sys.stderr)
 
 
 def _is_override(word: str) -> bool:

@@ -8,6 +8,7 @@ from t2l import suites, verbs
 from t2l.config import CompareMethodsConfig, EvaluateConfig, TrainLibraryConfig
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import Cell, view_split
+from t2l.evaluation.scoring import check_scorable
 
 
 def _train(config: CompareMethodsConfig, folder: Path, name: str, tasks: list[str]) -> Path:
@@ -34,6 +35,9 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
         raise ValueError("run_dir is empty: give the folder to write")
     folder, suite = Path(config.run_dir), suites.build(config.suite)
     views = [view_split(suite, split, config.evaluation, config.seed) for split in config.splits]
+    for view in views:
+        for task in view.tasks:
+            check_scorable(task)
     tasks = list(dict.fromkeys(task.name for view in views for task in view.tasks))
     library = _train(config, folder, "batched_lora", tasks) if "oracle" in config.contenders else None
     trained = [_train(config, folder, name, tasks) for name in config.methods]

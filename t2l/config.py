@@ -11,45 +11,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l import methods
 from t2l.base_model import BaseModelConfig, LoraConfig
-from t2l.encoder import EncoderConfig
+from t2l.describe import DescribeConfig, EndpointConfig, LocalModelConfig
+from t2l.encoder import (
+    BaseModelEncoderConfig,
+    CausalLMEncoderConfig,
+    EncoderConfig,
+    OneHotConfig,
+    OwnEncoderConfig,
+)
 from t2l.evaluation.board import BoardConfig
+from t2l.evaluation.harness import HarnessConfig
 from t2l.few_shot import FewShotConfig
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
 from t2l.library_training import LibraryTrainingConfig
-from t2l.methods import (
-    AdaLoraConfig,
-    BatchedLoraConfig,
-    BitFitConfig,
-    BottleneckAdapterConfig,
-    DoraConfig,
-    FullFineTuningConfig,
-    Ia3Config,
-    LoraMethodConfig,
-    LoraPlusConfig,
-    LowRankConfig,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    QLoraConfig,
-    RsLoraConfig,
-    VeraConfig,
-)
 from t2l.pretrain_base import PretrainBaseConfig
 from t2l.run import LoggerConfig
-from t2l.suites import FolderSuiteConfig, WordListConfig
+from t2l.suites import FolderSuiteConfig, HubSuiteConfig, WordListConfig
+from t2l.tasks import PromptConfig
 from t2l.training import ReconstructionConfig, SftConfig, TrainerConfig
 
 CONTENDERS = (
     "base", "prompted", "icl", "prompted_icl", "formal_code", "library_mean", "multi_task", "nearest", "arrow", "lorahub",
     "few_shot", "oracle", "generated", "refined",
 )  # fmt: skip
+HARNESS_CONTENDERS = (
+    "base", "prompted", "library_mean", "multi_task", "nearest", "arrow", "oracle", "generated",
+)  # fmt: skip
+"""those that need no example of a task before it is scored"""
 FROM_LIBRARY = ("library_mean", "multi_task", "nearest", "arrow", "lorahub", "oracle")
 
 
-def check_layers(lora: LoraConfig, methods: Mapping[str, Any]) -> None:
+def check_layers(lora: LoraConfig, chosen: Mapping[str, Any]) -> None:
     """Raises ValueError where a low-rank method adapts other layers than lora.* says."""
-    for key, method in methods.items():
-        if isinstance(method, LowRankConfig) and method.layers != lora.layers:
+    for key, method in chosen.items():
+        if isinstance(method, methods.LowRankConfig) and method.layers != lora.layers:
             raise ValueError(f"{key}.layers is {method.layers}, lora.layers is {lora.layers}: set both to the same")
 
 
@@ -66,6 +63,7 @@ class TrainLibraryConfig:
     """how method=batched_lora is trained; other methods bring `method.optimization`"""
     multi_task: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
     """how the multi-task LoRA is trained"""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     splits: list[str] | None = None
     """splits whose tasks get an adapter; None means all"""
     tasks: list[str] | None = None
@@ -84,12 +82,13 @@ class TrainConfig:
     """`t2l train`: a hypernetwork."""
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Any = None
     suite: Any = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     hypernetwork: Any = None
     objective: Any = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     library: str | None = None
     """folder of `t2l train_library`; the reconstruction objective needs it"""
@@ -105,6 +104,41 @@ class TrainConfig:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
         if isinstance(self.objective, ReconstructionConfig) and not self.library:
             raise ValueError("objective=reconstruction needs library=DIR, a folder of `t2l train_library`")
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        if isinstance(self.encoder, OneHotConfig) and self.trainer.description_whitening is not None:
+            raise ValueError(
+                "encoder=one_hot embeds every description of a task alike, so there is nothing to whiten by: set "
+                "trainer.description_whitening=null"
+            )
+        if isinstance(self.encoder, BaseModelEncoderConfig) and self.base_model.shard:
+            raise ValueError(
+                "encoder=base_model describes tasks in one process, so the base cannot be spread over several: set "
+                "base_model.shard=false, or use encoder=causal_lm with a copy of its own"
+            )
+
+
+@dataclass
+class PlanConfig(TrainConfig):
+    """`t2l plan`: the sizes of a `t2l train` run, from the same configuration; neither suite nor library is read."""
+
+    length: int = 512
+    """tokens of a row, prompt and response, at most trainer.max_length"""
+    response: int = 64
+    """tokens of a row that are predicted"""
+    d_embedding: int | None = None
+    """width of the descriptions' embeddings; None reads it off the encoder's config"""
+    memory_gb: float | None = None
+    """memory (GiB) that a step should fit into; None: only say what it takes"""
+
+    def __post_init__(self) -> None:
+        if self.descriptions_per_task < 1:
+            raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
+        if not 1 <= self.response < self.length:
+            raise ValueError(f"response must be in 1 to length - 1 = {self.length - 1}, not {self.response}")
+        if self.memory_gb is not None and self.memory_gb <= 0:
+            raise ValueError(f"memory_gb must be positive, not {self.memory_gb}")
 
 
 @dataclass
@@ -122,24 +156,15 @@ class CompositionConfig:
 
 
 @dataclass
-class PromptConfig:
-    """What the base model reads beside a question."""
-
-    definition: str = "hidden"
-    """hidden or shown: whether the task's description also stands in the prompt of contenders with adapters"""
-
-    def __post_init__(self) -> None:
-        if self.definition not in ("hidden", "shown"):
-            raise ValueError(f"prompt.definition must be hidden or shown, not {self.definition!r}")
-
-
-@dataclass
 class EvaluateConfig:
     """`t2l evaluate`: contenders on splits, and the report."""
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Any = None
+    """what embeds the descriptions; None, like encoder=own, means the first checkpoint's own"""
     suite: Any = None
+    training_suite: Any = None
+    """suite whose split train was trained on, where it is not the scored one: suite@training_suite=NAME"""
     lora: LoraConfig = field(default_factory=LoraConfig)
     evaluation: BoardConfig = field(default_factory=BoardConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
@@ -153,7 +178,12 @@ class EvaluateConfig:
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
-    """which contenders to score"""
+    """which contenders to score; of a harness the default is base, with a library multi_task and oracle, with checkpoints
+    generated"""
+    harness: Any = None
+    """None for t2l's own board, or the lm-evaluation-harness (harness=lm_eval) on `tasks`"""
+    tasks: list[str] = field(default_factory=list)
+    """tasks of the harness"""
     splits: list[str] | None = None
     """splits to score; None means all"""
     robustness_split: str | None = "unseen_combination"
@@ -170,6 +200,7 @@ class EvaluateConfig:
     """folder of the report; None names it after the overrides"""
 
     def __post_init__(self) -> None:
+        self._check_harness()
         unknown = [c for c in self.contenders if c not in CONTENDERS]
         if unknown:
             raise ValueError(f"contenders: unknown {unknown[0]!r}; choose from {', '.join(CONTENDERS)}")
@@ -185,6 +216,24 @@ class EvaluateConfig:
         if self.descriptions_per_task < 1:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
 
+    def _check_harness(self) -> None:
+        if not isinstance(self.harness, HarnessConfig):
+            if self.tasks:
+                raise ValueError("tasks=[...] are tasks of the harness: add harness=lm_eval, or give splits=[...]")
+            return
+        if not self.tasks:
+            raise ValueError("harness=lm_eval scores tasks=[...]: name at least one, like tasks=[arc_easy]")
+        if self.splits:
+            raise ValueError("harness=lm_eval scores tasks=[...], no splits: leave out splits=[...]")
+        if self.contenders == list(CONTENDERS):
+            of_library = ["multi_task", "oracle"] if self.library else []
+            self.contenders = ["base", *of_library, *(["generated"] if self.checkpoints else [])]
+        other = [c for c in self.contenders if c in CONTENDERS and c not in HARNESS_CONTENDERS]
+        if other:
+            raise ValueError(
+                f"contenders: {other[0]} cannot be scored by the harness; choose from {', '.join(HARNESS_CONTENDERS)}"
+            )
+
     @property
     def selection(self) -> str:
         """How checkpoints were chosen, for the report."""
@@ -197,7 +246,8 @@ class EvaluateConfig:
 class GenerateConfig:
     """`t2l generate`: descriptions to adapter folders."""
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Any = None
+    """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
     checkpoint: str = ""
     """run or checkpoint folder of `t2l train`"""
     out: str = ""
@@ -206,8 +256,12 @@ class GenerateConfig:
     """base the adapters are for; None means the checkpoint's own"""
     warn_below: float = 0.5
     """expected score below which `t2l generate` warns about a description"""
+    licence: str | None = None
+    """licence of the adapters, as the hub spells it (apache-2.0, mit...), for their cards; None states none"""
 
     def __post_init__(self) -> None:
+        if self.licence is not None and not self.licence.strip():
+            raise ValueError("licence is empty: name one, like apache-2.0, or leave it out")
         if not 0 <= self.warn_below <= 1:
             raise ValueError(f"warn_below must be in [0, 1], not {self.warn_below}")
 
@@ -217,7 +271,7 @@ class CompareMethodsConfig:
     """`t2l compare_methods`: every method trained on the tasks that the board scores, and the table."""
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Any = None
     suite: Any = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     training: LibraryTrainingConfig = field(default_factory=LibraryTrainingConfig)
@@ -241,17 +295,17 @@ class CompareMethodsConfig:
             raise ValueError(f"contenders: unknown {unknown[0]!r} here; choose from {', '.join(allowed)}")
         if not self.methods:
             raise ValueError("methods is empty: name at least one, like +method@methods.dora=dora")
-        if any(isinstance(m, BatchedLoraConfig) for m in self.methods.values()):
+        if any(isinstance(m, methods.BatchedLoraConfig) for m in self.methods.values()):
             raise ValueError("methods: batched_lora is the contender `oracle`, set by lora.* and training.*")
         check_layers(self.lora, {f"methods.{name}": method for name, method in self.methods.items()})
 
 
 @dataclass
 class QuickstartConfig:
-    """`t2l quickstart`: the whole path on the embedded world."""
+    """`t2l quickstart`: the whole path, on the embedded world or with experiment=... on others."""
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Any = None
     suite: Any = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     hypernetwork: Any = None
@@ -262,6 +316,12 @@ class QuickstartConfig:
     reconstruction: Any = None
     reconstruction_trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: BoardConfig = field(default_factory=BoardConfig)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    contenders: list[str] = field(
+        default_factory=lambda: ["base", "prompted", "formal_code", "multi_task", "oracle", "generated"]
+    )
+    """which contenders to score"""
     descriptions_per_task: int = 48
     """training descriptions of each task that are used"""
     seed: int = 0
@@ -277,6 +337,8 @@ ROOTS = {
     "generate": GenerateConfig,
     "quickstart": QuickstartConfig,
     "compare_methods": CompareMethodsConfig,
+    "describe": DescribeConfig,
+    "plan": PlanConfig,
     "pretrain_base": PretrainBaseConfig,
 }
 
@@ -298,25 +360,34 @@ def register() -> None:
     for verb, root in ROOTS.items():
         store.store(name=f"{verb}_schema", node=root)
     for group, name, node in (
+        ("encoder", "sentence_schema", EncoderConfig),
+        ("encoder", "base_model_schema", BaseModelEncoderConfig),
+        ("encoder", "causal_lm_schema", CausalLMEncoderConfig),
+        ("encoder", "one_hot_schema", OneHotConfig),
+        ("encoder", "own_schema", OwnEncoderConfig),
         ("suite", "word_lists_schema", WordListConfig),
         ("suite", "folder_schema", FolderSuiteConfig),
+        ("suite", "hub_schema", HubSuiteConfig),
+        ("describer", "endpoint_schema", EndpointConfig),
+        ("describer", "local_model_schema", LocalModelConfig),
         ("hypernetwork", "text_to_lora_schema", TextToLoraConfig),
         ("hypernetwork", "residual_schema", ResidualConfig),
         ("objective", "sft_schema", SftConfig),
         ("objective", "reconstruction_schema", ReconstructionConfig),
-        ("method", "batched_lora_schema", BatchedLoraConfig),
-        ("method", "lora_schema", LoraMethodConfig),
-        ("method", "rslora_schema", RsLoraConfig),
-        ("method", "dora_schema", DoraConfig),
-        ("method", "lora_plus_schema", LoraPlusConfig),
-        ("method", "adalora_schema", AdaLoraConfig),
-        ("method", "vera_schema", VeraConfig),
-        ("method", "qlora_schema", QLoraConfig),
-        ("method", "ia3_schema", Ia3Config),
-        ("method", "prefix_tuning_schema", PrefixTuningConfig),
-        ("method", "prompt_tuning_schema", PromptTuningConfig),
-        ("method", "bitfit_schema", BitFitConfig),
-        ("method", "bottleneck_adapter_schema", BottleneckAdapterConfig),
-        ("method", "full_fine_tuning_schema", FullFineTuningConfig),
+        ("harness", "lm_eval_schema", HarnessConfig),
+        ("method", "batched_lora_schema", methods.BatchedLoraConfig),
+        ("method", "lora_schema", methods.LoraMethodConfig),
+        ("method", "rslora_schema", methods.RsLoraConfig),
+        ("method", "dora_schema", methods.DoraConfig),
+        ("method", "lora_plus_schema", methods.LoraPlusConfig),
+        ("method", "adalora_schema", methods.AdaLoraConfig),
+        ("method", "vera_schema", methods.VeraConfig),
+        ("method", "qlora_schema", methods.QLoraConfig),
+        ("method", "ia3_schema", methods.Ia3Config),
+        ("method", "prefix_tuning_schema", methods.PrefixTuningConfig),
+        ("method", "prompt_tuning_schema", methods.PromptTuningConfig),
+        ("method", "bitfit_schema", methods.BitFitConfig),
+        ("method", "bottleneck_adapter_schema", methods.BottleneckAdapterConfig),
+        ("method", "full_fine_tuning_schema", methods.FullFineTuningConfig),
     ):
         store.store(group=group, name=name, node=node)

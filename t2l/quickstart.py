@@ -1,4 +1,4 @@
-"""The whole path on the embedded world: library, two hypernetworks, the board, one adapter at work."""
+"""The whole path in one run: library, two hypernetworks, the board, one adapter at work."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from t2l.base_model import load_base_model
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import view_split
-from t2l.evaluation.scoring import greedy_answers, questions_for
+from t2l.evaluation.scoring import greedy_answers
 from t2l.library import open_library
+from t2l.tasks import TaskSuite
 
 log = logging.getLogger(__name__)
-SHOWN_SPLIT = "unseen_combination"
-CONTENDERS = ("base", "prompted", "formal_code", "multi_task", "oracle", "generated")
 
 
 def _train(config: QuickstartConfig, folder: Path, name: str) -> TrainConfig:
@@ -32,6 +31,7 @@ def _train(config: QuickstartConfig, folder: Path, name: str) -> TrainConfig:
         hypernetwork=config.hypernetwork,
         objective=config.sft if is_sft else config.reconstruction,
         trainer=config.sft_trainer if is_sft else config.reconstruction_trainer,
+        prompt=config.prompt,
         library=None if is_sft else str(folder / "library"),
         descriptions_per_task=config.descriptions_per_task,
         seed=config.seed,
@@ -39,20 +39,28 @@ def _train(config: QuickstartConfig, folder: Path, name: str) -> TrainConfig:
     )
 
 
+def _unseen_split(suite: TaskSuite) -> str:
+    """The first split whose tasks are not the training tasks; train where there is none."""
+    trained = set(suite.split("train").tasks)
+    return next((name for name, split in suite.splits.items() if split.tasks and not trained & {*split.tasks}), "train")
+
+
 def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
     """Generates an adapter for a task never trained on, loads it back from disk and lets it answer."""
-    view = view_split(suites.build(config.suite), SHOWN_SPLIT, config.evaluation, config.seed)
+    suite = suites.build(config.suite)
+    split = _unseen_split(suite)
+    view = view_split(suite, split, config.evaluation, config.seed, config.prompt.is_shown)
     task, description = view.tasks[0], view.descriptions[0][0]
     out = folder / "generated"
-    request = GenerateConfig(encoder=config.encoder, checkpoint=str(folder / "sft"), out=str(out))
+    request = GenerateConfig(checkpoint=str(folder / "sft"), out=str(out))
     verbs.generate(request, [description], None)
     base = load_base_model(config.base_model)
     spec = open_library(folder / "library", base).spec
-    questions = questions_for([task], 4)
+    questions = [q for q in view.questions() if q.task == task.name][:4]
     limits = (config.evaluation.max_new_tokens, config.evaluation.batch_size)
     bare = greedy_answers(base, questions, None, None, *limits)
     adapted = greedy_answers(base, questions, spec, load_adapter(out, spec), *limits)
-    table = Table(title=f"generated from: {description!r} (a combination never trained on)")
+    table = Table(title=f"generated from: {description!r} (split {split})")
     for column in ("input", "base alone", "with the generated adapter", "right answer"):
         table.add_column(column)
     for before, after in zip(bare, adapted, strict=True):
@@ -72,6 +80,7 @@ def quickstart(config: QuickstartConfig) -> None:
             lora=config.lora,
             training=config.library_training,
             multi_task=config.multi_task,
+            prompt=config.prompt,
             seed=config.seed,
             run_dir=str(folder / "library"),
         )
@@ -89,7 +98,9 @@ def quickstart(config: QuickstartConfig) -> None:
             lora=config.lora,
             evaluation=config.evaluation,
             library=str(folder / "library"),
-            contenders=list(CONTENDERS),
+            contenders=config.contenders,
+            few_shot=config.few_shot,
+            prompt=config.prompt,
             robustness_split=None,
             checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],
             seed=config.seed,

@@ -7,15 +7,17 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from t2l import describe as describing
+from t2l import encoder as encoders
 from t2l import hypernetwork as hypernetworks
 from t2l import methods, suites
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec, verify_frozen
-from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record
+from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record, own_encoder
 from t2l.confidence import task_centres
 from t2l.config import (
     GenerateConfig,
@@ -27,7 +29,7 @@ from t2l.encoder import TaskEncoder
 from t2l.evaluation.board import Board, BoardConfig, view_split
 from t2l.evaluation.contenders import Base, FormalCode
 from t2l.files import atomic_folder, write_json
-from t2l.generate import Confidence, base_for, confidences, load_generator, read_descriptions, write_adapters
+from t2l.generate import Confidence, base_for, load_generator, read_descriptions, write_adapters
 from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, open_library
 from t2l.library_training import train_library as train_adapters_of
 from t2l.library_training import train_multi_task
@@ -57,6 +59,18 @@ def _tasks_of(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[st
     return suite.select(dict.fromkeys(name for split in chosen for name in split.tasks))
 
 
+def _trainable(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[str] | None) -> list[Task]:
+    """Those with training examples. Raises ValueError where one that is asked for by name or split has none."""
+    asked = _tasks_of(suite, splits, names)
+    found = [t for t in asked if t.examples.get("train")]
+    if len(found) < len(asked):
+        bare = next(t.name for t in asked if not t.examples.get("train"))
+        if names is not None or splits is not None:
+            raise ValueError(f"task {bare!r} has no training examples: it can only be evaluated")
+        log.info("%d tasks have no training examples and get no adapter, %s among them", len(asked) - len(found), bare)
+    return found
+
+
 def train_library(config: TrainLibraryConfig, world: World | None = None) -> Path:
     """Trains the missing oracle adapters and the multi-task LoRA. Returns the library's folder.
 
@@ -70,7 +84,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         return _train_method_library(config)
     world = world or World()
     folder, suite = _folder(config.run_dir), suites.build(config.suite)
-    tasks = _tasks_of(suite, config.splits, config.tasks)
+    tasks = _trainable(suite, config.splits, config.tasks)
     training_tasks = suite.select(suite.split("train").tasks)
     base = load_base_model(config.base_model)
     libraries = LibraryFolder.of(folder, lora_spec(base.model, config.lora), base)
@@ -79,6 +93,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
+        "definition": config.prompt.definition,
         "environments": environments(folder / LIBRARY_RECORD),
     }
     if (folder / LIBRARY_RECORD).is_file() and open_library(folder, base).spec != libraries.spec:
@@ -90,9 +105,11 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / LIBRARY_RECORD, record)
     with verify_frozen(base.model) as parameters:
-        failed = train_adapters_of(libraries.adapters, base, tasks, config.training, config.seed, world)
-        if config.tasks is None and world.is_main:
-            train_multi_task(libraries.static, base, training_tasks, config.multi_task, config.seed, MULTI_TASK)
+        shown = [config.prompt.apply(t) for t in tasks]
+        failed = train_adapters_of(libraries.adapters, base, shown, config.training, config.seed, world)
+        if config.tasks is None and training_tasks and world.is_main:
+            together = [config.prompt.apply(t) for t in training_tasks]
+            train_multi_task(libraries.static, base, together, config.multi_task, config.seed, MULTI_TASK)
     if world.is_main:
         write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters, "failed": failed})
     world.wait()
@@ -104,26 +121,26 @@ def _train_method_library(config: TrainLibraryConfig) -> Path:
     folder, suite = _folder(config.run_dir), suites.build(config.suite)
     if (folder / LIBRARY_RECORD).is_file():
         raise ValueError(f"{folder} holds a library of LoRAs: choose another run_dir, or remove that folder")
-    tasks = _tasks_of(suite, config.splits, config.tasks)
+    tasks = _trainable(suite, config.splits, config.tasks)
     method = methods.build(config.method)
     base = load_base_model(method.base_config(config.base_model))
     record = {
         "base_model": base.name,
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
+        "definition": config.prompt.definition,
         "environments": environments(folder / RECORD_FILE),
     }
-    make_method_library(folder, method, base, tasks, config.seed, record)
+    make_method_library(folder, method, base, [config.prompt.apply(t) for t in tasks], config.seed, record)
     return folder
 
 
 def _embed(encoder: TaskEncoder, tasks: Sequence[Task], count: int, world: World) -> list[Tensor]:
-    groups = [t.descriptions["train"][:count] for t in tasks]
     if not world.is_main:
         world.wait()  # the main process fills the cache first
-    flat = encoder.encode([d for g in groups for d in g], progress=world.is_main)
+    groups = encoder.encode_groups([t.descriptions["train"][:count] for t in tasks], progress=world.is_main)
     if world.is_main:
         world.wait()
-    return list(flat.split([len(g) for g in groups]))
+    return groups
 
 
 def _objective(
@@ -135,7 +152,8 @@ def _objective(
             raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
         weights = library.adapters.load([t.name for t in tasks]).to(base.device)
         return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings, world)
-    rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=512) for t in tasks]
+    shown = [config.prompt.apply(t) for t in tasks]
+    rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.trainer.max_length) for t in shown]
     return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings, world)
 
 
@@ -147,9 +165,12 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
     world = world or World()
     folder, suite = _folder(config.run_dir), suites.build(config.suite)
     tasks = suite.select(suite.split("train").tasks)
+    if not tasks:
+        raise ValueError(f"suite {suite.name!r} has no training tasks: none of its tasks is left for the split train")
     world.share(min(config.trainer.tasks_per_step, len(tasks)), "trainer.tasks_per_step")
-    encoder = TaskEncoder(config.encoder)
+    encoders.check(config.encoder)
     base = load_base_model(config.base_model)
+    encoder = TaskEncoder(config.encoder, base, config.base_model, tasks)
     spec = lora_spec(base.model, config.lora)
     settings = {k: v for k, v in asdict(config).items() if k not in ("run_dir", "logger")}
     run = Run(folder, "train", settings, config.logger, writes=world.is_main)
@@ -168,6 +189,7 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
         spec=spec,
         d_embedding=d_embedding,
         encoder_identity=encoder.identity,
+        encoder=encoder.to_json(),
         base_fingerprint=base.fingerprint,
         base_name=base.name,
         trained_on={
@@ -175,6 +197,7 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
             "suite_sha256": suite.content_hash(),
             "tasks": [t.name for t in tasks],
             "phrasing": "train",
+            "definition": config.prompt.definition,
             "descriptions_per_task": config.descriptions_per_task,
             "seed": config.seed,
         },
@@ -188,6 +211,17 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
         run.finish()
     log.info("hypernetwork of %d parameters in %s", sum(p.numel() for p in hypernetwork.parameters()), folder)
     return folder
+
+
+def _encoder_for(config: GenerateConfig, record: CheckpointRecord, base_name: str) -> TaskEncoder:
+    """The encoder asked for, else the checkpoint's own; where that is its base model, the base of that name."""
+    chosen = config.encoder
+    if chosen is None or isinstance(chosen, encoders.OwnEncoderConfig):
+        chosen = own_encoder(record, chosen)
+    names = (record.base_name, str(Path(record.base_name).resolve()))
+    if isinstance(chosen, encoders.CausalLMEncoderConfig) and chosen.model.path in names:
+        chosen = replace(chosen, model=replace(chosen.model, path=base_name))
+    return TaskEncoder(chosen, base_config=BaseModelConfig(path=base_name))
 
 
 def generate(
@@ -206,10 +240,19 @@ def generate(
         raise ValueError("a description is empty: write at least a word about the task")
     record = load_record(find_checkpoint(Path(config.checkpoint)))
     base_name, fingerprint = base_for(record.base_name, config.base_model)
-    generator = load_generator(Path(config.checkpoint), TaskEncoder(config.encoder), fingerprint)
-    folders = write_adapters(generator, texts, Path(config.out), base_name)
-    unknown: list[Confidence | None] = [None] * len(folders)
-    return list(zip(folders, confidences(generator, texts) or unknown, strict=True))
+    generator = load_generator(Path(config.checkpoint), _encoder_for(config, record, base_name), fingerprint)
+    return write_adapters(generator, texts, Path(config.out), base_name, config.licence)
+
+
+def describe(config: describing.DescribeConfig) -> Path:
+    """Writes descriptions of the suite's tasks with a language model. Returns their folder.
+
+    Raises ValueError for an unknown task or split, a describer that fails, or a task left incomplete.
+    """
+    describer = describing.build(config.describer)
+    suite = suites.build(config.suite)
+    describing.describe_tasks(config, suite, _tasks_of(suite, config.splits, config.tasks), describer)
+    return Path(config.out)
 
 
 def pretrain_base(config: PretrainBaseConfig) -> dict[str, float]:
