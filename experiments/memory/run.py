@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ def _cells(bases: Sequence[str]) -> Iterator[dict[str, Any]]:
                     yield {"base_model": base, "quantization": storage, "hypernetwork": hypernetwork, "saving": saving}
 
 
-def _config(cell: dict[str, Any]) -> Any:
+def _config(cell: dict[str, Any], more: Sequence[str]) -> Any:
     from t2l.cli import _compose
 
     overrides = [
         f"base_model={cell['base_model']}", f"base_model.quantization={cell['quantization']}",
-        f"hypernetwork={cell['hypernetwork']}", *OVERRIDES, *(SAVING if cell["saving"] else ()),
+        f"hypernetwork={cell['hypernetwork']}", *OVERRIDES, *(SAVING if cell["saving"] else ()), *more,
     ]  # fmt: skip
     return _compose("plan", overrides)
 
@@ -88,7 +89,12 @@ def _store_in_nf4(model: Any, dtype: Any, device: str) -> None:
 
 
 def measure(config: Any, device: str, steps: int = 5) -> dict[str, float]:
-    """Peak memory and speed of SFT steps through a base with random weights; the peak is there on CUDA alone."""
+    """Peak memory and speed of SFT steps through a base with random weights.
+
+    On a CPU the peak is how far the process's resident memory grew, which holds for the first call in a process alone.
+    """
+    import resource
+
     import torch
 
     from t2l import hypernetwork as hypernetworks
@@ -97,6 +103,7 @@ def measure(config: Any, device: str, steps: int = 5) -> dict[str, float]:
     from t2l.training import SftObjective, make_optimizer
 
     trainer = replace(config.trainer, tasks_per_step=ROWS, rows_per_task=1)
+    before = _resident_gib()
     base = random_base(config.base_model, device)
     spec = lora_spec(base.model, config.lora)
     hypernetwork = hypernetworks.build(config.hypernetwork, spec, config.d_embedding, seed=0).to(device).train()
@@ -119,7 +126,16 @@ def measure(config: Any, device: str, steps: int = 5) -> dict[str, float]:
     if device.startswith("cuda"):
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         torch.cuda.reset_peak_memory_stats()
+    else:
+        found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - before
     return found
+
+
+def _resident_gib() -> float:
+    """Resident memory of this process (Linux)."""
+    import os
+
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.memory.run", description="Memory of an SFT step.")
     parser.add_argument("--out", type=Path, default=Path("runs/memory.json"), help="file to write")
     parser.add_argument("--bases", default=",".join(BASES), help="comma-separated configs of conf/base_model")
+    parser.add_argument("--cells", type=int, default=None, help="number of cells, the first ones; none: all")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of `t2l plan`, for every cell")
     parser.add_argument("--device", default=None, help="device to measure on, like cuda; none: estimates alone")
     parsed = parser.parse_args(arguments)
     from t2l.files import write_json
@@ -134,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from t2l.run import environment
 
     rows = []
-    for cell in _cells(parsed.bases.split(",")):
-        config = _config(cell)
+    for cell in islice(_cells(parsed.bases.split(",")), parsed.cells):
+        config = _config(cell, parsed.overrides)
         row = {**cell, "estimated_gib": plan(config).memory.total / 2**30}
         if parsed.device is not None:
             row |= measure(config, parsed.device)
