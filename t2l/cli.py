@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HYDRA_VERBS = {
-    "quickstart": "the whole path on the embedded world: library, hypernetworks, report",
+    "quickstart": "the whole path in one run, on the embedded world unless told otherwise",
     "train_library": "train an oracle LoRA per task, many at a time, and the multi-task LoRA",
     "train": "train a hypernetwork (objective=sft or objective=reconstruction)",
     "evaluate": "score contenders on every split and write a report",
     "compare_methods": "train every adaptation method on the same tasks and write the table",
     "describe": "write descriptions of tasks with a language model",
     "pretrain_base": "pretrain the mini base model from scratch",
+}
+PLAIN_VERBS = {
+    "generate": "turn descriptions into PEFT adapter folders",
+    "library": "verify and summarise the adapters of a library",
+    "compare": "reports side by side, with differences paired by example",
+    "merge": "add an adapter to its base's weights and save the model",
+    "plan": "what `t2l train` would train, its sizes, and whether a step fits into memory",
 }
 MULTI_PROCESS_VERBS = ("train", "train_library")
 HELP = f"""t2l: from the description of a task to a LoRA adapter
@@ -32,12 +39,7 @@ usage: t2l VERB [key=value ...] [-m] [--cfg job]
        t2l plan [key=value ...] [--json]
 
 verbs:
-{chr(10).join(f"  {verb:<15} {text}" for verb, text in HYDRA_VERBS.items())}
-  generate        turn descriptions into PEFT adapter folders
-  library         verify and summarise the adapters of a library
-  compare         reports side by side, with differences paired by example
-  merge           add an adapter to its base's weights and save the model
-  plan            what `t2l train` would train, its sizes, and whether a step fits into memory
+{chr(10).join(f"  {verb:<15} {text}" for verb, text in (HYDRA_VERBS | PLAIN_VERBS).items())}
 
 Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration, `t2l train
 experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
@@ -64,22 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from t2l import __version__
 
         print(__version__)
-    elif verb == "generate":
-        _generate(rest)
-    elif verb == "library":
-        _library(rest)
-    elif verb == "compare":
-        _compare(rest)
-    elif verb == "plan":
-        _plan(rest)
-    elif verb == "merge":
-        _merge(rest)
+    elif verb in PLAIN_VERBS:
+        of_verb = {"generate": _generate, "library": _library, "compare": _compare, "merge": _merge, "plan": _plan}
+        of_verb[verb](rest)
     elif verb in HYDRA_VERBS:
         _run_with_hydra(verb, rest)
     else:
-        fail(
-            f"unknown verb {verb!r}: choose from {', '.join([*HYDRA_VERBS, 'generate', 'library', 'compare', 'merge'])}"
-        )
+        fail(f"unknown verb {verb!r}: choose from {', '.join(HYDRA_VERBS | PLAIN_VERBS)}")
 
 
 def _friendly(error: BaseException) -> str:

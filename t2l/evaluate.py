@@ -129,6 +129,12 @@ class Evaluation:
         names = recipe_names([(g.record, g.checkpoint) for g in generators])
         made = []
         for path, name, generator in zip(paths, names, generators, strict=True):
+            trained_with = generator.record.trained_on.get("definition", "hidden")
+            if trained_with != self.config.prompt.definition:
+                log.warning(
+                    "checkpoint %s was trained with prompt.definition=%s, and is scored with %s",
+                    path, trained_with, self.config.prompt.definition,
+                )  # fmt: skip
             hypernetwork = generator.hypernetwork.to(self.base.device)
             contenders = [
                 Generated(f"generated_{name}", c, hypernetwork, self.encoder, self.bank, self.config.seed)

@@ -69,7 +69,7 @@ class SlotConfig:
     train_a: bool = True
     """whether A is trained; false with shared_a leaves one A for the whole library (LoRA-FA)"""
     max_length: int = 512
-    """longest sequence in tokens; prompts are cut on the left"""
+    """longest sequence in tokens; user turns lose their beginning"""
     bucket_by_length: bool = False
     """whether an adapter's rows of one step are of like length"""
     pass_cost: int = 512

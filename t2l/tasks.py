@@ -195,6 +195,20 @@ def tokenize_prompts(tokenizer: Any, contents: Sequence[str]) -> list[tuple[int,
     return [tuple(row) for row in ids]
 
 
+def header_length(tokenizer: Any) -> int:
+    """Number of tokens that every prompt begins with: what the template puts before the user's turn."""
+    one, other = tokenize_prompts(tokenizer, ["0", "a"])
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def cut_prompt(prompt: Sequence[int], room: int, header: int) -> tuple[int, ...]:
+    """A prompt in at most `room` tokens: the user's turn loses its beginning, the template's `header` before it stays."""
+    if len(prompt) <= room:
+        return tuple(prompt)
+    kept = header if header < room else 0
+    return (*prompt[:kept], *prompt[len(prompt) - (room - kept) :])
+
+
 def tokenize_examples(
     tokenizer: Any, examples: Sequence[Example], prefix: str = "", max_length: int | None = None
 ) -> list[TokenizedExample]:
@@ -203,18 +217,18 @@ def tokenize_examples(
     Args:
         prefix: text put before every input, on a line of its own (a description, a formal code);
             empty for a prompt that does not state the task.
-        max_length: prompts are cut on the left so that prompt + response fit in this many tokens.
+        max_length: user turns lose their beginning so that prompt + response fit in this many tokens.
     """
     contents = [f"{prefix}\n{e.input}" if prefix else e.input for e in examples]
     prompts = tokenize_prompts(tokenizer, contents)
     if not examples:
         return []
     responses = tokenizer([e.output for e in examples], add_special_tokens=False)["input_ids"]
-    tokenized = []
+    tokenized, header = [], header_length(tokenizer)
     for prompt, response in zip(prompts, responses, strict=True):
         response = [*response, tokenizer.eos_token_id]
         if max_length is not None:
             response = response[: max_length // 2] if len(response) > max_length // 2 else response
-            prompt = prompt[-(max_length - len(response)) :]
+            prompt = cut_prompt(prompt, max_length - len(response), header)
         tokenized.append(TokenizedExample(tuple(prompt), tuple(response)))
     return tokenized

@@ -60,7 +60,7 @@ class TrainerConfig:
     optimizer: str = "adamw"
     """adamw, or adamw_8bit: moments in 8 bits by bitsandbytes (Dettmers et al. 2022, arXiv:2110.02861)"""
     max_length: int = 512
-    """longest sequence in tokens; prompts are cut on the left (SFT)"""
+    """longest sequence in tokens; user turns lose their beginning (SFT)"""
     gradient_checkpointing: bool = False
     """recompute each decoder layer of the base in the backward pass instead of keeping its activations (SFT)"""
     rows_per_pass: int | None = None

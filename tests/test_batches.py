@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from t2l.batches import RowCycle, batches_within, cheapest_passes, collate, collate_prompts, draw_tasks
 from t2l.suites.word_list_tokenizer import build_tokenizer
-from t2l.tasks import IGNORE_INDEX, Example, TokenizedExample, tokenize_examples, tokenize_prompts
+from t2l.tasks import (
+    IGNORE_INDEX,
+    Example,
+    TokenizedExample,
+    cut_prompt,
+    header_length,
+    tokenize_examples,
+    tokenize_prompts,
+)
 
 CPU = torch.device("cpu")
 
@@ -97,3 +107,14 @@ def test_batches_keep_to_their_items_and_tokens(items: int, tokens: int | None) 
         assert tokens is None or len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= tokens
     assert len(batches) == {(3, None): 3, (3, 40): 5, (99, 40): 5, (99, 1): 7}[items, tokens]
     assert batches_within([], items, tokens) == []
+
+
+def test_long_prompts_lose_the_beginning_of_the_users_turn(tokenizer: Any) -> None:
+    (row,) = tokenize_examples(tokenizer, [Example("dog cat lion cow 7", "dog")])
+    (short,) = tokenize_examples(tokenizer, [Example("cow 7", "dog")])
+    (cut,) = tokenize_examples(tokenizer, [Example("dog cat lion cow 7", "dog")], max_length=short.length)
+    header = header_length(tokenizer)
+    assert header >= 1
+    assert cut == short  # the template's own tokens are all there
+    assert cut.prompt_ids[:header] == row.prompt_ids[:header]
+    assert cut_prompt(row.prompt_ids, header, header) == row.prompt_ids[-header:]  # no room but for the last tokens

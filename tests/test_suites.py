@@ -9,7 +9,7 @@ from t2l.suites import WordListConfig, build
 from t2l.suites.rows import METRIC_NEEDS
 from t2l.suites.word_list_vocabulary import ATTRIBUTES, GROUPS
 from t2l.suites.word_lists import ATTRIBUTE_STEPS, WordListRule, all_rules
-from t2l.tasks import TaskSuite
+from t2l.tasks import Example, PromptConfig, Task, TaskSuite
 
 HELD_OUT = ("unseen_combination", "unseen_composition", "unseen_category")
 
@@ -145,3 +145,15 @@ def test_suites_know_the_metrics_and_what_they_need() -> None:
         for name, m in METRICS.items()
     }
     assert found == METRIC_NEEDS
+
+
+def test_definitions_are_shown_only_when_asked() -> None:
+    examples = {"train": (Example("dog", "1"), Example("cat", "2"), Example("cow", "3"))}
+    task = Task("t", {"train": ("Count.", "Say how many."), "test": ("How many?",)}, examples)
+    assert PromptConfig().apply(task) is task
+    shown = PromptConfig(definition="shown").apply(task)
+    assert [e.input for e in shown.examples["train"]] == ["Count.\ndog", "Say how many.\ncat", "Count.\ncow"]
+    assert [e.output for e in shown.examples["train"]] == ["1", "2", "3"]
+    assert shown.examples_hash() != task.examples_hash()  # so an adapter trained on it has another recipe
+    with pytest.raises(ValueError, match="must be hidden or shown, not 'yes'"):
+        PromptConfig(definition="yes")

@@ -20,7 +20,7 @@ from t2l.evaluation.metrics import Metric, metric
 from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.objectives import label_loss
-from t2l.tasks import Example, Task, TokenizedExample, tokenize_prompts
+from t2l.tasks import Example, Task, TokenizedExample, cut_prompt, header_length, tokenize_prompts
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,8 @@ def _fitting_prompts(base: BaseModel, questions: Sequence[Question], room: Seque
             "%d of %d prompts are longer than base %s reads (%d tokens, room for the answer included): cut on the left",
             cut, len(prompts), base.name, context,
         )  # fmt: skip
-    return [p[-(context - r) :] for p, r in zip(prompts, room, strict=True)]
+    header = header_length(base.tokenizer)
+    return [cut_prompt(p, context - r, header) for p, r in zip(prompts, room, strict=True)]
 
 
 @torch.no_grad()

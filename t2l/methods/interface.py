@@ -41,7 +41,7 @@ class OptimizationConfig:
     clip: float = 1.0
     """largest gradient norm"""
     max_length: int = 512
-    """longest sequence in tokens; prompts are cut on the left"""
+    """longest sequence in tokens; user turns lose their beginning"""
 
     def __post_init__(self) -> None:
         for key in ("steps", "rows_per_task", "max_length"):
