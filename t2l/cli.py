@@ -90,7 +90,7 @@ def _friendly(error: BaseException) -> str:
         allowed = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
         near = difflib.get_close_matches(str(cause.key), allowed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = f" (it has {', '.join(allowed)})" if allowed else ""
+        known = f" (it has {', '.join(allowed)})" if allowed else " (a new key of a mapping is added with + before it)"
         return f"unknown config key {cause.full_key or cause.key!s}{hint}{known}"
     if isinstance(cause, OmegaConfBaseException):
         return f"config value for {cause.full_key!s}: {str(cause).splitlines()[0]}"

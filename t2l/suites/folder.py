@@ -41,7 +41,8 @@ class FolderSuiteConfig(DealingConfig):
     path: str = "???"
     """folder with tasks.json and one JSON-lines file per task"""
     row_splits: dict[str, str] = field(default_factory=dict)
-    """train, validation or test to the name of the range that holds these rows, where tasks.json names it otherwise"""
+    """train, validation or test to the name of the range that holds these rows, where tasks.json names it otherwise
+    (+suite.row_splits.train=NAME)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
