@@ -49,7 +49,7 @@ def adapter_card(spec: LoraSpec, provenance: Mapping[str, Any], folder: Path, pr
         _section("What to expect of it", _confidence(provenance.get("confidence"))),
         _section("Geometry", _geometry(spec)),
         _loading(spec, base, portable(folder), problems),
-        _section("Limits", _limits()),
+        _section("Limits", _limits(provenance.get("definition", "hidden"))),
         _licence(provenance.get("licence")),
     ]
     return _card("peft", base, provenance.get("licence"), TAGS, sections)
@@ -195,12 +195,16 @@ def _vllm(spec: LoraSpec, base: str, adapter: str, problems: Sequence[str]) -> l
     ]
 
 
-def _limits() -> list[str]:
+def _limits(definition: str) -> list[str]:
+    asked = {
+        "hidden": "It was trained to do without its description: ask questions in the suite's format, and leave the description out.",
+        "shown": "It was trained with a description before each question: put it there, on a line of its own, as in the suite.",
+    }
     return [
         "No example of the task was seen when it was made, and it was not tried on any: score it before relying on it.",
         "It belongs to the base with the fingerprint above. On another base of the same shapes it loads without a word and "
         "means nothing.",
-        "It was trained to do without its description: ask questions in the suite's format, and leave the description out.",
+        asked[definition],
     ]
 
 

@@ -149,6 +149,7 @@ def _origin(generator: Generator) -> dict[str, Any]:
     record = generator.record
     return {
         "generated_by": record.objective,
+        "definition": record.trained_on.get("definition", "hidden"),
         "checkpoint": str(generator.checkpoint),
         "step": record.step,
         "seed": record.trained_on.get("seed"),

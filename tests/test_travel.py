@@ -178,6 +178,12 @@ def test_the_card_says_what_to_expect(confidence: dict[str, Any] | None, says: s
     assert "vllm serve owner/name --enable-lora" in card
 
 
+@pytest.mark.parametrize(("definition", "says"), [("hidden", "leave the description out"), ("shown", "put it there")])
+def test_the_card_says_how_to_ask(definition: str, says: str, mini_base: BaseModel) -> None:
+    spec = lora_spec(mini_base.model, LoraConfig())
+    assert says in adapter_card(spec, provenance(definition=definition), Path("out"), [])
+
+
 def test_the_card_of_an_adapter_that_vllm_refuses_says_why(mini_base: BaseModel) -> None:
     card = adapter_card(
         lora_spec(mini_base.model, LoraConfig(rank=4)), provenance(), Path("out"), ["rank 600 is above"]
