@@ -84,8 +84,7 @@ class Evaluation:
         self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
         names = config.splits if config.splits is not None else [n for n, s in self.suite.splits.items() if s.tasks]
         self.views = [
-            view_split(self.suite, name, config.evaluation, config.seed, config.prompt.definition == "shown")
-            for name in names
+            view_split(self.suite, name, config.evaluation, config.seed, config.prompt.is_shown) for name in names
         ]
         self.trained = suites.build(config.training_suite) if config.training_suite is not None else self.suite
         self.training_tasks = list(self.trained.split("train").tasks) if "train" in self.trained.splits else []
@@ -268,7 +267,7 @@ class Evaluation:
             calibration = calibrate(
                 checkpoint.matched, data.centres, checkpoint.record.step, cells, number, self.encoder, self.config.seed
             )
-            if self.config.prompt.definition == "hidden":
+            if not self.config.prompt.is_shown:
                 write_json(checkpoint.folder.parent.parent / CONFIDENCE_FILE, calibration.to_json())
             found.setdefault(checkpoint.matched.name, dict(calibration.about))
         return found
@@ -359,7 +358,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
         seed=config.seed,
         costs=parts.costs(contenders, cells),
         overlaps=overlaps,
-        shows_description=config.prompt.definition == "shown",
+        shows_description=config.prompt.is_shown,
         provenance=parts.provenance(),
         robustness=parts.robustness(board) if config.robustness_split and has_generated else {},
         confidence=parts.confidence(cells) if config.confidence and has_generated else {},

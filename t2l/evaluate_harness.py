@@ -119,10 +119,10 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))
     _check_checkpoints(parts)
-    described = bool(DESCRIBED & set(config.contenders)) or config.prompt.definition == "shown"
+    described = bool(DESCRIBED & set(config.contenders)) or config.prompt.is_shown
     told = {n: descriptions_of(config.harness, n, parts.suite.tasks) if described else ([], "") for n in harness.tasks}
     own = [config.harness.library_tasks.get(n, n) for n in harness.tasks]
-    view = view_of(own, [texts for texts, _ in told.values()], config.prompt.definition == "shown")
+    view = view_of(own, [texts for texts, _ in told.values()], config.prompt.is_shown)
     scoring = _Scoring(harness, parts, view)
     contenders = [c for c in parts.contenders() if not _lacks_other_task(c, view)]
     entries = scoring.enter(contenders)

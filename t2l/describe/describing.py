@@ -261,6 +261,7 @@ def _ask_all(works: Sequence[TaskDescriptions], describer: Describer, suite: dic
         queue: list[tuple[int, int]] = []  # a heap of rounds to ask: the number of the task, the number of the round
 
         def go_on(index: int) -> None:
+            """Judges what has come of a task, and queues what it asks next."""
             work = works[index]
             before = len(work.judge.accepted)
             for number in work.advance():
