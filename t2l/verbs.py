@@ -150,8 +150,8 @@ def _objective(
         library = open_library(Path(config.library or ""), base)
         if library.spec != spec:
             raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
-        weights = library.adapters.load([t.name for t in tasks]).to(base.device)
-        return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings, world)
+        adapters = library.adapters.source([t.name for t in tasks])
+        return ReconstructionObjective(config.objective, config.trainer, config.seed, adapters, embeddings, world)
     shown = [config.prompt.apply(t) for t in tasks]
     rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.trainer.max_length) for t in shown]
     return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings, world)

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "t2l"
 LEVELS = [
-    {"lora", "files", "seeding", "tasks", "distributed", "targets", "model_files"},
+    {"lora", "adapters", "files", "seeding", "tasks", "distributed", "targets", "model_files"},
     {
         "adapter_io",
         "adapter_card",
