@@ -96,7 +96,7 @@ class _Scoring:
     def passes(self, contender: Contender, entry: Entry, run: int) -> Iterator[Pass]:
         """Everything one contender is scored on; `run` numbers contenders of one name."""
         spec, questions = getattr(contender, "spec", self._parts.spec), iter(entry.questions)
-        memory = self._parts.config.evaluation.adapter_memory
+        digests = entry.adapter_digests(self._parts.config.evaluation.adapter_memory)
         try:
             for name, task in zip(self._harness.tasks, self._view.tasks, strict=True):
                 mine = list(islice(questions, len(task.examples["test"])))
@@ -105,7 +105,7 @@ class _Scoring:
                         **self.conditions,
                         "task": self._harness.task_identity(name),
                         "prefix": prefix,
-                        "adapter": entry.adapter_digests(memory)[adapter],
+                        "adapter": digests[adapter],
                         "scaling": spec.scaling,
                     }
                     kept = self._store.read(contender.name, name, recipe)

@@ -140,11 +140,12 @@ def train_adapters(
     world: World | None = None,
     snapshots: Snapshots | None = None,
 ) -> list[TrainedAdapter]:
-    """Trains one adapter per job and returns them in the jobs' order.
+    """Trains one adapter per job and returns them in the jobs' order, or hands each on and keeps none.
 
     Args:
         snapshots: where the trainer's state is kept, and taken up from where there is one.
-        on_finished: called with each adapter as soon as it is finished.
+        on_finished: called with each adapter as soon as it is finished; nothing is returned then, since a library of a
+            real model does not fit into memory.
         world: several processes deal the jobs out among themselves; each of them hears of every
             adapter, a little later.
     """
@@ -167,8 +168,9 @@ def train_adapters(
         gathered = world.gather((trainer is None or trainer.done, fresh))
         is_everyone_done = all(done for done, _ in gathered)
         for adapter in (a for _, adapters in gathered for a in adapters):
-            finished[adapter.name] = adapter
-            if on_finished is not None:
+            if on_finished is None:
+                finished[adapter.name] = adapter
+            else:
                 on_finished(adapter)
         if snapshots is not None and trainer is not None and steps % config.snapshot_every == 0 and not trainer.done:
             snapshots.save(trainer)
