@@ -117,7 +117,9 @@ def print_library(report: LibraryReport, whole: bool) -> None:
         for column in ("task", "steps", "loss before", "final loss", "validation loss", "norm", "state"):
             table.add_column(column)
         for a in shown:
-            numbers = ["" if v is None else f"{v:.4g}" for v in (a.loss_before, a.final_loss, a.validation_loss, a.norm)]
+            numbers = [
+                "" if v is None else f"{v:.4g}" for v in (a.loss_before, a.final_loss, a.validation_loss, a.norm)
+            ]
             table.add_row(a.task, "" if a.steps is None else str(a.steps), *numbers, a.problem or "sound")
         console.print(table)
     sound = [a for a in report.adapters if not a.problem]
@@ -127,7 +129,9 @@ def print_library(report: LibraryReport, whole: bool) -> None:
         console.print(f"  {label}: {_quartiles([v for a in sound if (v := getattr(a, key)) is not None])}")
     console.print(f"  norm of scaling * BA: {_quartiles([a.norm for a in sound if a.norm is not None])}")
     if "base_norm" not in report.record:
-        console.print("  made by an older t2l: losses before training and the size of the base's weights are not recorded")
+        console.print(
+            "  made by an older t2l: losses before training and the size of the base's weights are not recorded"
+        )
     console.print(f"  not sound: {len(report.problems)}; failed in training: {len(report.failed)}")
     for task, reason in sorted(report.failed.items()):
         console.print(f"    {task}: {reason}")

@@ -181,7 +181,14 @@ def _longest(job: TrainingJob) -> int:
 
 
 # How tasks share the machine does not change an adapter, so it is no part of its recipe.
-_NOT_RECIPE = ("tasks_at_once", "memory_gb", "gradient_checkpointing", "pass_cost", "snapshot_every", "snapshot_minutes")
+_NOT_RECIPE = (
+    "tasks_at_once",
+    "memory_gb",
+    "gradient_checkpointing",
+    "pass_cost",
+    "snapshot_every",
+    "snapshot_minutes",
+)
 
 
 def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[str, Any]:
@@ -211,7 +218,7 @@ class _Newest:
         self._at, self._loss = -math.inf, math.nan
 
     def __call__(self, trainer: SlotTrainer) -> dict[str, float | None]:
-        if not trainer.done and time.monotonic() - self._at >= 1:
+        if not trainer.done and (math.isnan(self._loss) or time.monotonic() - self._at >= 1):
             self._at, self._loss = time.monotonic(), trainer.loss
         return {"running": len(trainer.running), "loss": None if math.isnan(self._loss) else self._loss}
 
@@ -291,9 +298,7 @@ def train_multi_task(
             progress.advance(done - steps[0], loss=newest(trainer)["loss"])
             steps[0] = done
 
-        (adapter,) = train_adapters(
-            base, library.spec, [job], config, seed, snapshots=snapshots, on_step=show
-        )
+        (adapter,) = train_adapters(base, library.spec, [job], config, seed, snapshots=snapshots, on_step=show)
     if not adapter.judgement.is_kept:
         raise ValueError(f"the multi-task LoRA {adapter.judgement}: lower multi_task.lr")
     if not adapter.judgement.is_sound:

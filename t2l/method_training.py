@@ -207,9 +207,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def train_method_library(
-    library: MethodLibrary, base: BaseModel, tasks: Sequence[Task], seed: int
-) -> dict[str, str]:
+def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequence[Task], seed: int) -> dict[str, str]:
     """Trains the method on every task that the library does not hold yet. Returns what failed, and why.
 
     What is finished is on disk at once; a run that was killed goes on from there.

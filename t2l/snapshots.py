@@ -67,9 +67,7 @@ def restore(
             moment[: len(running)] = saved[: len(running)].to(moment.device)
     trainer.slots = [*running, *(trainer.occupy(job) for job in fresh)]
     trainer.waiting = deque(
-        WaitingSlot(
-            begun[i], [t[i] for t in weights.tensors()], [m[i] for m in (*moments["mean"], *moments["square"])]
-        )
+        WaitingSlot(begun[i], [t[i] for t in weights.tensors()], [m[i] for m in (*moments["mean"], *moments["square"])])
         for i in range(len(running), len(begun))
     )
 

@@ -8,11 +8,14 @@ of the weights. What diverged is left out; what learnt nothing is kept, marked a
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +28,10 @@ from t2l.lora import LoraSpec, LoraWeights
 from t2l.objectives import label_loss, product_norm
 from t2l.tasks import TokenizedExample
 
+log = logging.getLogger(__name__)
 LARGEST_SIZE = 1000.0
 """Frobenius norm of scaling * B A relative to that of the target modules' own weights; the adapters of the embedded
-suite's library, trained at high rates on a small base, lie between 0.3 and 4"""
+suite's library, trained at high rates on a small base, lie between 0.3 and 5"""
 LARGEST_VALUE = 1e4
 """largest absolute value of a trained parameter that is not a factor of B A; honest ones stay below about 100"""
 LEAST_GAIN = 1e-3
@@ -235,3 +239,24 @@ def judge_history(losses: Sequence[float]) -> Judgement:
     tenth = max(1, len(losses) // 10)
     start, final = _mean(losses[:tenth]), _mean(losses[-tenth:])
     return judge_losses(start if len(losses) >= 5 else None, final)
+
+
+def refuse_wild(parameters: Iterable[Tensor], setting: str) -> None:
+    """Raises ValueError if trained parameters have exploded, and names the setting to lower."""
+    judgement = judge_values(parameters)
+    if not judgement.is_kept:
+        raise ValueError(f"training {judgement}: lower {setting}")
+
+
+def judge_run(metrics: Path, setting: str) -> Judgement:
+    """Judges a run by the `train/loss` of its metrics.jsonl, and warns if it learnt nothing.
+
+    Raises ValueError if it diverged, and names the setting to lower.
+    """
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    judgement = judge_history([line["train/loss"] for line in map(json.loads, lines) if "train/loss" in line])
+    if not judgement.is_kept:
+        raise ValueError(f"training {judgement}: lower {setting}, and train in another run_dir")
+    if not judgement.is_sound:
+        log.warning("training %s", judgement)
+    return judgement

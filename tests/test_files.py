@@ -142,7 +142,9 @@ def test_no_verb_works_with_a_broken_checkpoint(
         (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("t2l: error")]
         assert "hypernetwork.safetensors" in line
         assert ("not finite" if how == "nan" else "is damaged") in line
-        assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and ".hydra" not in p.parts and p.suffix != ".log"]
+        assert not [
+            p for p in (tmp_path / "out").rglob("*") if p.is_file() and ".hydra" not in p.parts and p.suffix != ".log"
+        ]
 
 
 def test_adapter_folders_keep_what_peft_and_transformers_ask(root: Path) -> None:

@@ -121,9 +121,7 @@ def test_a_snapshot_goes_on_bit_for_bit(mini_base: BaseModel, spec: LoraSpec, jo
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("slots", "change"), [(1, {"pass_cost": 1}), (4, {}), (2, {"gradient_checkpointing": True})]
-)
+@pytest.mark.parametrize(("slots", "change"), [(1, {"pass_cost": 1}), (4, {}), (2, {"gradient_checkpointing": True})])
 def test_a_snapshot_goes_on_in_other_slots(
     exact_base: BaseModel, spec: LoraSpec, jobs: list[TrainingJob], slots: int, change: dict[str, object]
 ) -> None:

@@ -35,6 +35,7 @@ from t2l.soundness import (
     judge_adapter,
     judge_history,
     judge_losses,
+    judge_run,
     judge_size,
     judge_values,
     row_losses,
@@ -167,9 +168,7 @@ def explode(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         return replace(made, weights=made.weights.map(lambda t: torch.full_like(t, 1e30)), final_loss=1.0)
 
     monkeypatch.setattr(SlotTrainer, "_result", result)
-    monkeypatch.setattr(
-        library_training, "measure_losses", lambda *args: Losses(2.0, 1.0)
-    )
+    monkeypatch.setattr(library_training, "measure_losses", lambda *args: Losses(2.0, 1.0))
 
 
 def test_a_library_leaves_out_what_exploded(
@@ -265,6 +264,34 @@ def test_a_method_is_judged_alike(
 )
 def test_verdicts_by_a_history(history: list[float], verdict: str) -> None:
     assert judge_history(history).verdict == verdict
+
+
+def test_a_hypernetwork_that_exploded_is_not_written(tmp_path: Path, tiny_base: BaseModel) -> None:
+    from t2l import hypernetwork as hypernetworks
+    from t2l.checkpoint import CheckpointRecord, save_checkpoint
+    from t2l.hypernetwork import TextToLoraConfig
+
+    spec, architecture = lora_spec(tiny_base.model, LoraConfig(rank=4)), TextToLoraConfig("s", latent=8)
+    model = hypernetworks.build(architecture, spec, 8, seed=0)
+    record = CheckpointRecord(1, "sft", architecture, spec, 8, "e", "b", "tiny", {})
+    optimizer = torch.optim.AdamW(model.parameters())
+    kept = save_checkpoint(tmp_path, record, model, optimizer)
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e30)
+    with pytest.raises(ValueError, match=r"training diverged: the largest trained value is 1e\+30: lower trainer\.lr"):
+        save_checkpoint(tmp_path, replace(record, step=2), model, optimizer)
+    assert list((tmp_path / "checkpoints").iterdir()) == [kept]
+
+
+def test_a_run_is_judged_by_its_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    for history, verdict in (([3.0, 2.5, 2.0, 1.0, 0.5], "sound"), ([3.0] * 6, "learnt nothing")):
+        metrics.write_text("".join(json.dumps({"step": i, "train/loss": x}) + "\n" for i, x in enumerate(history)))
+        assert judge_run(metrics, "trainer.lr").verdict == verdict
+    assert "training learnt nothing" in caplog.text
+    metrics.write_text("".join(json.dumps({"step": i, "train/loss": 10.0**i}) + "\n" for i in range(6)))
+    with pytest.raises(ValueError, match=r"training diverged: the loss rose from 1 to 1e\+05: lower trainer\.lr"):
+        judge_run(metrics, "trainer.lr")
 
 
 # On disk, and through the command line.
