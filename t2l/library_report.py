@@ -140,7 +140,7 @@ def print_library(report: LibraryReport, whole: bool) -> None:
 def failures(record: Mapping[str, Any]) -> dict[str, str]:
     """Tasks that failed and why, from the record of a library or a method library (an older one names only tasks)."""
     failed = record.get("failed", {})
-    return dict(failed) if isinstance(failed, Mapping) else {task: "diverged" for task in failed}
+    return dict(failed) if isinstance(failed, Mapping) else dict.fromkeys(failed, "diverged")
 
 
 @dataclass(frozen=True)

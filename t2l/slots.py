@@ -118,9 +118,9 @@ class TrainedAdapter:
     validation_loss: float | None = None
     training_time_s: float = 0.0
     """its share of the time of the passes it took part in"""
-    losses: Losses = Losses()
+    losses: Losses = field(default_factory=Losses)
     """before and after training on the same rows, once it has been judged"""
-    judgement: Judgement = Judgement()
+    judgement: Judgement = field(default_factory=Judgement)
     """whether it is sound, once it has been judged"""
 
 

@@ -506,7 +506,8 @@ def test_the_best_weights_by_validation_are_kept_if_asked(
     with method.attach(base, 0) as attached:
         trained = method_training.train_attached(method, attached, base, rows, 0, task.name, check)
         assert (trained.validation_loss, len(seen)) == (1.0, 4)
-        assert trained.best_step is not None and trained.best_step == trained.steps - 2 < 20 - 2
+        assert trained.best_step is not None
+        assert trained.best_step == trained.steps - 2 < 20 - 2
         for key, parameter in attached.trainable.items():
             assert torch.equal(parameter, seen[1][key])
     if name == "adalora":  # no look before the budget of ranks has reached its end

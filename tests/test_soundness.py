@@ -13,9 +13,15 @@ import torch
 from conftest import random_adapters
 
 from t2l import library_training, method_training
-from t2l.adapter_io import load_provenance
-from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, Quantization, hash_parameters, load_base_model
-from t2l.base_model import lora_spec
+from t2l.base_model import (
+    BaseModel,
+    BaseModelConfig,
+    LoraConfig,
+    Quantization,
+    hash_parameters,
+    load_base_model,
+    lora_spec,
+)
 from t2l.cli import main
 from t2l.files import read_json, write_json
 from t2l.library import AdapterLibrary
@@ -350,7 +356,7 @@ def test_a_library_with_failures_ends_in_a_list_and_code_1(
     assert stopped.value.code == 1
     assert "1 adapters; 1 tasks failed and were left out" in capsys.readouterr().err
     outcome = training_outcome(tmp_path / "made")
-    assert (outcome.count, list(outcome.failed.values())[0][:17]) == (1, "diverged: as told")
+    assert (outcome.count, next(iter(outcome.failed.values()))[:17]) == (1, "diverged: as told")
     main([*command, f"run_dir={tmp_path}/made"])  # the same command trains what is missing, and is then content
     assert training_outcome(tmp_path / "made").is_complete
 
