@@ -20,6 +20,7 @@ from t2l.base_model import BaseModel, verify_frozen
 from t2l.config import EvaluateConfig
 from t2l.evaluate import Evaluation
 from t2l.evaluation.board import SameInputsError
+from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
 from t2l.evaluation.harness import Harness, descriptions_of
@@ -107,6 +108,7 @@ class _Scoring:
             getattr(contender, "close", lambda: None)()
 
 
+@as_configured
 def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """Scores contenders on harness tasks; writes harness.json, harness.md and harness_samples.jsonl. Returns the rows.
 

@@ -387,7 +387,7 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
     ):
         Harness(HarnessConfig(include_path=str(tmp_path)), ["far"])
     (tmp_path / "far.yaml").write_text(yaml.safe_dump({**task, "unsafe_code": True}))
-    with pytest.raises(ValueError, match="runs the code that the model writes: allow it with"):
+    with pytest.raises(ValueError, match="runs the code that the model writes: allow it with allow_code_execution"):
         Harness(HarnessConfig(include_path=str(tmp_path)), ["far"])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel
+from t2l.evaluation.code_runner import check_allowed, is_allowed
 from t2l.files import FileProblemError
 from t2l.suites.descriptions import METADATA_FILE, check_descriptions, read_descriptions
 from t2l.tasks import Task
@@ -38,8 +39,6 @@ class HarnessConfig:
     """requests run together"""
     apply_chat_template: bool = True
     """whether prompts go through the base's chat template"""
-    confirm_unsafe_code: bool = False
-    """whether tasks may run the code that the model writes (humaneval, mbpp)"""
     library_tasks: dict[str, str] = field(default_factory=dict)
     """harness task to the task of library and suite that it is (+harness.library_tasks.TASK=NAME); a task that is not here
     has the same name there"""
@@ -103,7 +102,7 @@ class Harness:
             raise ValueError("harness=lm_eval needs the lm-evaluation-harness: pip install 't2l[eval]'")
         if config.include_path is not None and not Path(config.include_path).is_dir():
             raise FileProblemError(f"harness.include_path={config.include_path}: no such folder")
-        if config.confirm_unsafe_code:
+        if is_allowed():
             os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")
         self.config = config
         self.tasks: dict[str, Any] = {}
@@ -130,12 +129,30 @@ class Harness:
             hint = f"did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists what there is"
             raise ValueError(f"tasks: the harness has no task {name!r}; {hint}")
         settings = (entry.cfg if entry is not None else None) or {}
-        if settings.get("unsafe_code") and not self.config.confirm_unsafe_code:
-            raise ValueError(
-                f"harness task {name!r} runs the code that the model writes: allow it with "
-                "harness.confirm_unsafe_code=true, in a sandbox"
-            )
+        for part, inner in self._parts(name, set()):
+            if inner.get("unsafe_code"):
+                within = "" if part == name else f", which holds {part!r},"
+                check_allowed(f"harness task {name!r}{within}")
         return settings
+
+    def _parts(self, name: str, seen: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """What the YAMLs say of a name and of everything inside it: the tasks of a group, of its groups, of a tag."""
+        entry = self._manager.task_index.get(name)
+        if entry is None or name in seen:
+            return
+        seen.add(name)
+        settings = entry.cfg or {}
+        yield name, settings
+        inside = settings.get("task") if settings else sorted(entry.tags)
+        for part in inside if isinstance(inside, list) else []:
+            if isinstance(part, Mapping):
+                named = str(part.get("task") or part.get("group"))
+                yield named, part
+                inner = part.get("task")
+                for own in [str(p) for p in inner] if isinstance(inner, list) else [named]:
+                    yield from self._parts(own, seen)
+            else:
+                yield from self._parts(str(part), seen)
 
     def _load(self, name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         from datasets.exceptions import DatasetsError
@@ -189,7 +206,7 @@ class Harness:
                 limit=config.limit,
                 apply_chat_template=config.apply_chat_template,
                 system_instruction=f"{prefix}\n" if prefix and not in_chat else None,
-                confirm_run_unsafe_code=config.confirm_unsafe_code,
+                confirm_run_unsafe_code=is_allowed(),
                 random_seed=config.random_seed,
                 numpy_random_seed=config.numpy_seed,
                 torch_random_seed=config.torch_seed,

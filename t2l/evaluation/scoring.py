@@ -16,6 +16,7 @@ import torch
 
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import batches_within, collate, collate_prompts
+from t2l.evaluation.code_runner import check_allowed
 from t2l.evaluation.metrics import Metric, metric
 from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights
@@ -59,7 +60,8 @@ class Answer:
 
 
 def check_scorable(task: Task) -> None:
-    """Raises ValueError where a task's metric is unknown, or its test examples lack what that metric needs."""
+    """Raises ValueError where a task's metric is unknown or may not run code, or test examples lack what it needs."""
+    check_code(task)
     examples = task.examples.get("test")
     if not examples:
         raise ValueError(f"task {task.name!r} has no test examples to score on")
@@ -68,6 +70,16 @@ def check_scorable(task: Task) -> None:
             _check_example(metric(task.metric), example)
     except ValueError as error:
         raise ValueError(f"task {task.name!r}: {error}") from None
+
+
+def check_code(task: Task) -> None:
+    """Raises ValueError where a task's metric is unknown, or would run code that nobody has allowed to run."""
+    try:
+        by = metric(task.metric)
+    except ValueError as error:
+        raise ValueError(f"task {task.name!r}: {error}") from None
+    if by.runs_code:
+        check_allowed(f"task {task.name!r} (metric {by.name})")
 
 
 def _check_example(by: Metric, example: Example) -> None:
