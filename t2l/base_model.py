@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from t2l.decoding import note_overridden_decoding
 from t2l.distributed import local_device, shard
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
 from t2l.model_files import cached_snapshot, file_fingerprint, resolve_path
@@ -102,6 +103,14 @@ class BaseModel:
     name: str
     path: str
     fingerprint: str
+    overridden_decoding: Mapping[str, Any] = field(default_factory=dict)
+    """what its generation_config.json says of decoding and is not used (`decoding.plain_decoding`)"""
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that fit into the base's context, beside the virtual ones that a method puts before the input."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else found - virtual_tokens(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +123,12 @@ class BaseModel:
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         own = named if isinstance(named, list) else [named]
         return list(dict.fromkeys(i for i in (self.tokenizer.eos_token_id, *own) if i is not None))
+
+
+def virtual_tokens(model: Any) -> int:
+    """Positions before the input that a method of PEFT takes (prefix tuning, prompt tuning); 0 for a bare model."""
+    config = getattr(model, "active_peft_config", None)
+    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
 
 
 def hash_parameters(model: nn.Module) -> str:
@@ -186,8 +201,9 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
             module.support_avx512bf16_for_cpu = False
     commit = getattr(model.config, "_commit_hash", None)
     fingerprint = file_fingerprint(cached_snapshot(path, commit) or path) or hash_parameters(model)
+    overridden = note_overridden_decoding(model, config.path)
     model = freeze(model)
-    return BaseModel(shard(model) if config.shard else model, tokenizer, config.path, path, fingerprint)
+    return BaseModel(shard(model) if config.shard else model, tokenizer, config.path, path, fingerprint, overridden)
 
 
 @contextmanager
@@ -236,11 +252,20 @@ def label_logits(
     [labels, vocabulary] instead of [rows, length, vocabulary]; whatever the model does to its logits
     afterwards (soft-capping, scaling) applies as always. Labels are aligned with the input ids: the
     position before a label predicts it; `at` gives (row, position) of those before labels, where that is known.
+    Hidden states of virtual tokens before the input (prompt tuning) are not counted.
+
+    Raises ValueError where the model hands on fewer positions than it was given.
     """
     rows, positions = at if at is not None else (labels[:, 1:] != ignore_index).nonzero(as_tuple=True)
 
     def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][rows, positions].unsqueeze(0), *args[1:])
+        offset = args[0].shape[1] - input_ids.shape[1]
+        if offset < 0:
+            raise ValueError(
+                f"{type(model).__name__} gives its output embedding {args[0].shape[1]} positions of {input_ids.shape[1]}: "
+                "there is no telling which they are"
+            )
+        return (args[0][rows, positions + offset].unsqueeze(0), *args[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(pick)  # type: ignore[operator]
     try:

@@ -21,6 +21,7 @@ from t2l.checkpoint import (
     own_encoder,
 )
 from t2l.config import EvaluateConfig
+from t2l.decoding import describe_decoding
 from t2l.encoder import OwnEncoderConfig, TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map
 from t2l.evaluation.board import Board, Cell, view_split
@@ -183,6 +184,7 @@ class Evaluation:
                     few.examples,
                     few.tasks_at_once,
                     seed,
+                    few.max_length,
                 )
             ],
             "few_shot": lambda: [FewShot(self.base, self.spec, few, seed)],
@@ -315,7 +317,7 @@ class Evaluation:
             "unchecked": [c.path for c in self.checkpoints if c.training_data is None],
             "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
             "selection": config.selection,
-            "decoding": "greedy",
+            "decoding": describe_decoding(base.overridden_decoding),
             "environment": environment(),
         }
 

@@ -27,7 +27,7 @@ from t2l.lora import LoraSpec
 from t2l.objectives import label_loss
 from t2l.seeding import generator_for
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
-from t2l.tasks import Task, tokenize_examples
+from t2l.tasks import CutCount, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
 STEPS_BETWEEN_GATHERINGS = 20
@@ -177,9 +177,10 @@ def train_adapters(
     return [finished[j.name] for j in jobs if j.name in finished]
 
 
-def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig) -> TrainingJob:
+def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig, cuts: CutCount) -> TrainingJob:
     def tokenized(split: str) -> list[Any]:
-        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), max_length=config.max_length)
+        examples = task.examples.get(split, ())
+        return tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
 
     return TrainingJob(task.name, tokenized("train"), tokenized("validation"))
 
@@ -236,7 +237,9 @@ def train_library(
             missing = [t for t in tasks if t.name in again]
     log.info("library %s: %d of %d adapters to train", library.folder, len(missing), len(tasks))
     # Tasks of like length share a pass, so that little of it is padding.
-    jobs = sorted((_job(base, t, config) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts = CutCount()
+    jobs = sorted((_job(base, t, config, cuts) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts.warn(config.max_length)
     failed: dict[str, str] = {}
     world.wait()  # every process has seen the same folder before the main one adds to it
     with Progress(disable=not world.is_main) as progress:
@@ -262,9 +265,11 @@ def train_multi_task(
     recipe = _recipe(generator_for(joint).bytes(16).hex(), config, seed)
     if library.holds(name, recipe):
         return
+    cuts, longest = CutCount(), config.max_length
     rows = [
-        r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.max_length)
+        r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts)
     ]
+    cuts.warn(longest)
     (adapter,) = train_adapters(base, library.spec, [TrainingJob(name, rows)], config, seed)
     if adapter.diverged:
         raise ValueError(f"the multi-task LoRA diverged (loss {adapter.final_loss}): lower multi_task.lr")

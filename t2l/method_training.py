@@ -21,7 +21,7 @@ from t2l.methods.library import RECORD_FILE, MethodLibrary
 from t2l.objectives import response_loss
 from t2l.seeding import generator_for
 from t2l.slots import linear_schedule
-from t2l.tasks import Task, TokenizedExample, tokenize_examples
+from t2l.tasks import CutCount, Task, TokenizedExample, tokenize_examples
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +62,17 @@ def train_attached(
     return torch.stack(tail).mean().item()
 
 
-def train_task(library: MethodLibrary, base: BaseModel, task: Task, seed: int) -> bool:
+def train_task(
+    library: MethodLibrary, base: BaseModel, task: Task, seed: int, cuts: CutCount | None = None
+) -> bool:
     """Trains the library's method on one task and saves it. Returns whether it did not diverge.
 
     The recorded time covers attaching and all optimiser steps, not tokenizing or saving; the processor time
-    beside it (of all threads) does not depend on what else the machine does.
+    beside it (of all threads) does not depend on what else the machine does. `cuts` counts rows that were cut.
     """
     method = library.method
-    rows = tokenize_examples(base.tokenizer, task.examples["train"], max_length=method.config.optimization.max_length)
+    longest = method.config.optimization.max_length
+    rows = tokenize_examples(base.tokenizer, task.examples["train"], "", longest, task.name, cuts)
     start, cpu_start = time.perf_counter(), time.process_time()
     with method.attach(base, initial_seed(seed, task.name)) as attached:
         loss = train_attached(method, attached, base, rows, seed, task.name)
@@ -101,14 +104,16 @@ def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequenc
     missing = [t for t in tasks if not library.holds(t.name, library.recipe(t.examples_hash(), seed))]
     log.info("%s: %d of %d tasks to train", library.method.name, len(missing), len(tasks))
     failed: list[str] = []
+    cuts = CutCount()
     with Progress() as progress:
         bar = progress.add_task(
             f"training {library.method.name}", total=len(tasks), completed=len(tasks) - len(missing)
         )
         for task in missing:
-            if not train_task(library, base, task, seed):
+            if not train_task(library, base, task, seed, cuts):
                 failed.append(task.name)
             progress.advance(bar)
+    cuts.warn(library.method.config.optimization.max_length)
     return failed
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel
+from t2l.decoding import plain_decoding
 from t2l.evaluation.code_runner import check_allowed, is_allowed
 from t2l.files import FileProblemError
 from t2l.suites.descriptions import METADATA_FILE, check_descriptions, read_descriptions
@@ -196,7 +197,7 @@ class Harness:
 
         config = self.config
         in_chat = bool(prefix) and config.apply_chat_template
-        with _logging_from(logging.WARNING), _first_turn_prefixed(lm, prefix if in_chat else ""):
+        with _logging_from(logging.WARNING), plain_decoding(lm.model), _first_turn_prefixed(lm, prefix if in_chat else ""):
             found = simple_evaluate(
                 model=lm,
                 tasks=[self.tasks[task]],
