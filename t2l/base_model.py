@@ -7,7 +7,6 @@ nothing is allocated.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from t2l.base_tokenizer import check_date, fit_tokenizer, freeze_date, set_template_values
 from t2l.decoding import note_overridden_decoding
 from t2l.distributed import local_device, shard
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
@@ -53,6 +53,8 @@ class BaseModelConfig:
     than torch"""
     template_values: dict[str, Any] = field(default_factory=dict)
     """values that the tokenizer's chat template is given beside the messages, like enable_thinking: false"""
+    date: str = "2025-01-01"
+    """date (ISO 8601) that chat templates print as today's, frozen so that prompts do not change from day to day"""
     trust_remote_code: bool = False
     """whether code that comes with the model may run"""
     shard: bool = False
@@ -63,6 +65,7 @@ class BaseModelConfig:
             raise ValueError("base_model.shard=true needs base_model.quantization=none: quantised layers replicate")
         if not self.path:
             raise ValueError("base_model.path is empty: give a folder, a hub id or 'mini'")
+        check_date(self.date)
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"base_model.dtype must be float32, bfloat16 or float16, not {self.dtype!r}")
 
@@ -190,9 +193,9 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"base_model.path={config.path}: a weight file is damaged ({error})") from error
-    _set_template_values(tokenizer, config.template_values)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    freeze_date(tokenizer, config.date)
+    set_template_values(tokenizer, config.template_values)
+    fit_tokenizer(tokenizer, model, config.path)
     if config.quantization is Quantization.none:
         model = model.to(device)
     for module in model.modules():
@@ -273,20 +276,6 @@ def label_logits(
     finally:
         handle.remove()
     return LabelLogits(logits[0], labels[:, 1:][rows, positions], rows)
-
-
-def _set_template_values(tokenizer: Any, values: Mapping[str, Any]) -> None:
-    """Gives a tokenizer's chat template values of its own, so that every use of it has them."""
-    if not values:
-        return
-    if not isinstance(tokenizer.chat_template, str):
-        raise ValueError("base_model.template_values: this base has no chat template to give them to")
-    given = "".join(f"{{%- set {name} = {_as_jinja(value)} -%}}" for name, value in values.items())
-    tokenizer.chat_template = given + tokenizer.chat_template
-
-
-def _as_jinja(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else json.dumps(value)
 
 
 def _quantization_config(config: BaseModelConfig) -> Any:
