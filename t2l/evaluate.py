@@ -33,7 +33,6 @@ from t2l.evaluation.contenders import (
     Base,
     Contender,
     FormalCode,
-    InContext,
     MethodOracle,
     MultiTask,
     Oracle,
@@ -41,6 +40,7 @@ from t2l.evaluation.contenders import (
     SplitView,
     training_examples,
 )
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.costs import cost_row, mean_usage
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
@@ -166,8 +166,8 @@ class Evaluation:
         return {
             "base": lambda: [Base()],
             "prompted": lambda: [Prompted()],
-            "icl": lambda: [InContext(few.shots, with_description=False)],
-            "prompted_icl": lambda: [InContext(few.shots, with_description=True)],
+            "icl": lambda: [InContext(self.base, few.shots, False, config.evaluation, few.format_rows)],
+            "prompted_icl": lambda: [InContext(self.base, few.shots, True, config.evaluation, few.format_rows)],
             "formal_code": lambda: [FormalCode()],
             "library_mean": lambda: [LibraryMean(library().adapters, self.training_tasks)],
             "multi_task": lambda: [MultiTask(library().static, MULTI_TASK)],

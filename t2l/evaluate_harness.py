@@ -23,7 +23,7 @@ from t2l.evaluation.board import SameInputsError
 from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
-from t2l.evaluation.harness import Harness, descriptions_of
+from t2l.evaluation.harness import Harness, descriptions_of, what_differs
 from t2l.evaluation.harness_report import Pass, Row, rows_of, write_harness_report
 from t2l.injection import inject
 from t2l.lora import LoraSpec
@@ -143,7 +143,8 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
         }
         for t, (n, (texts, source)) in zip(view.tasks, told.items(), strict=True)
     }
-    write_harness_report(Path(config.run_dir), rows, passes, tasks, parts.provenance())
+    about = {**parts.provenance(), "prompts": what_differs(config.harness, parts.base.tokenizer)}
+    write_harness_report(Path(config.run_dir), rows, passes, tasks, about)
     return rows
 
 

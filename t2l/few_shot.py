@@ -32,13 +32,15 @@ class FewShotConfig:
     """peak learning rate from a fresh LoRA"""
     shots: int = 4
     """solved examples in the prompt of in-context learning"""
+    format_rows: int = 48
+    """rows per split, none of them scored, on which it is decided how these examples are put (chat turns, text)"""
     tasks_at_once: int = 50
     """tasks that share a forward pass"""
     max_length: int = 512
     """longest training row in tokens; user turns lose their beginning"""
 
     def __post_init__(self) -> None:
-        for key in ("examples", "steps", "shots", "tasks_at_once", "max_length"):
+        for key in ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows"):
             if getattr(self, key) < 1:
                 raise ValueError(f"few_shot.{key} must be at least 1, not {getattr(self, key)}")
         if self.refine_lr <= 0 or self.fresh_lr <= 0:

@@ -6,6 +6,7 @@ every batch, so all kinds of requests (likelihoods, generation) run as they do f
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.util
 import logging
@@ -13,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from t2l.decoding import plain_decoding
 from t2l.evaluation.code_runner import check_allowed, is_allowed
 from t2l.files import FileProblemError
 from t2l.suites.descriptions import METADATA_FILE, check_descriptions, read_descriptions
-from t2l.tasks import Task
+from t2l.tasks import PLAIN_TEMPLATE, Task
 
 
 @dataclass
@@ -39,7 +41,8 @@ class HarnessConfig:
     batch_size: int = 16
     """requests run together"""
     apply_chat_template: bool = True
-    """whether prompts go through the base's chat template"""
+    """whether prompts go through the base's chat template, or through t2l's own where it has none, as adapters are trained;
+    false: as the harness writes them for bases without one, which published numbers are about"""
     library_tasks: dict[str, str] = field(default_factory=dict)
     """harness task to the task of library and suite that it is (+harness.library_tasks.TASK=NAME); a task that is not here
     has the same name there"""
@@ -175,16 +178,27 @@ class Harness:
     def wrap(self, base: BaseModel) -> Any:
         """A base model as the harness wants it; adapters injected later work on it, too.
 
-        Raises ValueError where prompts should go through a chat template and there is none.
+        With `apply_chat_template` the base reads the very tokens that it reads on t2l's own board: prompts of a base
+        without a chat template are t2l's (`tasks.PLAIN_TEMPLATE`), special tokens come from the template alone, and
+        prompt and answer are tokenized apart.
         """
         from lm_eval.models.huggingface import HFLM
 
-        if self.config.apply_chat_template and getattr(base.tokenizer, "chat_template", None) is None:
-            raise ValueError(f"base model {base.name} has no chat template: set harness.apply_chat_template=false")
+        as_trained, tokenizer = self.config.apply_chat_template, base.tokenizer
+        if as_trained and getattr(tokenizer, "chat_template", None) is None:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = PLAIN_TEMPLATE
         with _logging_from(logging.ERROR):
-            return HFLM(
-                pretrained=base.model, tokenizer=base.tokenizer, backend="causal", batch_size=self.config.batch_size
+            lm = HFLM(
+                pretrained=base.model,
+                tokenizer=tokenizer,
+                backend="causal",
+                batch_size=self.config.batch_size,
+                add_bos_token=False if as_trained else None,
             )
+        if as_trained:
+            lm._encode_pair = partial(_encoded_apart, lm)
+        return lm
 
     def score(self, lm: Any, task: str, prefix: str = "") -> dict[str, Any]:
         """One pass over a task: what `lm_eval.simple_evaluate` returns, of each sample its answer and scores.
@@ -215,6 +229,21 @@ class Harness:
             )
         samples = {name: [_answered(s) for s in of_task] for name, of_task in found["samples"].items()}
         return {**found, "samples": samples}
+
+
+def _encoded_apart(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Prompt and continuation as token ids; the harness would move the prompt's last blanks to the continuation."""
+    return lm.tok_encode(context, add_special_tokens=False), lm.tok_encode(continuation, add_special_tokens=False)
+
+
+def what_differs(config: HarnessConfig, tokenizer: Any) -> str:
+    """One line on how the base's prompts differ from those on t2l's own board; empty where they do not."""
+    if config.apply_chat_template:
+        return ""
+    own = "the base's chat template" if getattr(tokenizer, "chat_template", None) else (
+        "a line break after the prompt" + (f" and {tokenizer.bos_token} before it" if tokenizer.bos_token else "")
+    )  # fmt: skip
+    return f"Prompts are the harness's own (harness.apply_chat_template=false); adapters are trained with {own}."
 
 
 def _answered(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,12 @@ class Question:
     """longest answer in tokens, where the task says"""
     shots: Shots = ()
     """solved examples as earlier turns of the chat: what the user says, what the assistant answers"""
+    stop: str = ""
+    """what ends a written answer, where the prompt is a text that would go on (solved examples); empty for nothing"""
+
+    def ended(self, written: str) -> str:
+        """What is written up to where the answer ends."""
+        return written.strip().split(self.stop)[0] if self.stop else written
 
     def score(self, answer: str) -> float:
         """The answer's score by the question's metric."""
@@ -176,7 +182,8 @@ def greedy_answers(
             asked = [questions[rows[b]] for b in batch]
             written = _write(base, spec, weights, asked, [prompts[b] for b in batch], limit)
             for b, q, (text, length) in zip(batch, asked, written, strict=True):
-                found[rows[b]] = Answer(q, text.strip(), q.score(text), len(prompts[b]), length)
+                answer = q.ended(text)
+                found[rows[b]] = Answer(q, answer.strip(), q.score(answer), len(prompts[b]), length)
             done(len(batch))
     return [found[i] for i in range(len(questions))]
 
