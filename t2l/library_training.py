@@ -29,7 +29,7 @@ from t2l.seeding import generator_for
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
 from t2l.snapshots import Snapshots
 from t2l.soundness import judge_adapter, measure_losses, target_norm
-from t2l.tasks import Task, tokenize_examples
+from t2l.tasks import CutCount, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
 STEPS_BETWEEN_GATHERINGS = 20
@@ -169,9 +169,10 @@ def _judged(
     return replace(adapter, losses=losses, judgement=judgement)
 
 
-def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig) -> TrainingJob:
+def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig, cuts: CutCount) -> TrainingJob:
     def tokenized(split: str) -> list[Any]:
-        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), max_length=config.max_length)
+        examples = task.examples.get(split, ())
+        return tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
 
     return TrainingJob(task.name, tokenized("train"), tokenized("validation"))
 
@@ -251,7 +252,9 @@ def train_library(
             missing = [t for t in tasks if t.name in again]
     log.info("library %s: %d of %d adapters to train", library.folder, len(missing), len(tasks))
     # Tasks of like length share a pass, so that little of it is padding.
-    jobs = sorted((_job(base, t, config) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts = CutCount()
+    jobs = sorted((_job(base, t, config, cuts) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts.warn(config.max_length)
     failed: dict[str, str] = {}
     world.wait()  # every process has seen the same folder before the main one adds to it
     there, newest = len(tasks) - len(missing), _Newest()
@@ -286,9 +289,11 @@ def train_multi_task(
     recipe = _recipe(generator_for(joint).bytes(16).hex(), config, seed)
     if library.holds(name, recipe):
         return
+    cuts, longest = CutCount(), config.max_length
     rows = [
-        r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.max_length)
+        r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts)
     ]
+    cuts.warn(longest)
     job, newest, steps = TrainingJob(name, rows), _Newest(), [0]
     snapshots = _snapshots(library.folder, {"recipes": {name: recipe}}, config)
     with Progress("training the multi-task LoRA", config.steps) as progress:

@@ -25,7 +25,7 @@ from t2l.progress import Progress
 from t2l.seeding import generator_for
 from t2l.slots import linear_schedule
 from t2l.soundness import JUDGED_ROWS, Judgement, Losses, judge_losses, judge_values, row_losses, worst
-from t2l.tasks import Task, TokenizedExample, tokenize_examples
+from t2l.tasks import CutCount, Task, TokenizedExample, tokenize_examples
 
 log = logging.getLogger(__name__)
 
@@ -144,16 +144,17 @@ def train_task(
     task: Task,
     seed: int,
     on_step: Callable[[torch.Tensor], None] | None = None,
+    cuts: CutCount | None = None,
 ) -> Judgement:
     """Trains the library's method on one task, judges what came out, and saves it unless it diverged.
 
     The recorded time covers attaching and all optimiser steps, not tokenizing, judging or saving; the processor time
-    beside it (of all threads) does not depend on what else the machine does.
+    beside it (of all threads) does not depend on what else the machine does. `cuts` counts rows that were cut.
     """
     method, how = library.method, library.method.config.optimization
 
     def tokenized(split: str) -> list[TokenizedExample]:
-        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), max_length=how.max_length)
+        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), "", how.max_length, task.name, cuts)
 
     rows, validation_rows = tokenized("train"), tokenized("validation")
     judged = rows[:JUDGED_ROWS]
@@ -218,11 +219,11 @@ def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequenc
     name, steps = library.method.name, library.method.config.optimization.steps
     log.info("%s: %d of %d tasks to train", name, len(missing), len(tasks))
     failed: dict[str, str] = {}
-    there = len(tasks) - len(missing)
+    there, cuts = len(tasks) - len(missing), CutCount()
     with Progress(f"training {name}", len(tasks) * steps, completed=there * steps) as progress:
         for task in missing:
             steps_shown = _Shown(progress)
-            judgement = train_task(library, base, task, seed, steps_shown)
+            judgement = train_task(library, base, task, seed, steps_shown, cuts)
             there += 1
             progress.advance(steps - steps_shown.count, tasks=there)  # patience may have spared some
             if not judgement.is_kept:
@@ -230,6 +231,7 @@ def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequenc
                 log.warning("%s on task %s %s: left out", name, task.name, judgement)
             elif not judgement.is_sound:
                 log.warning("%s on task %s %s: kept, and marked as such", name, task.name, judgement)
+    cuts.warn(library.method.config.optimization.max_length)
     return failed
 
 

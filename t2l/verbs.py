@@ -41,7 +41,7 @@ from t2l.methods.library import RECORD_FILE
 from t2l.pretrain_base import PretrainBaseConfig, pretrain, save_base
 from t2l.run import Run, environment, environments
 from t2l.soundness import target_norm
-from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.tasks import CutCount, Task, TaskSuite, tokenize_examples
 from t2l.training import Objective, ReconstructionConfig, ReconstructionObjective, SftObjective
 from t2l.training import train as run_training
 
@@ -163,7 +163,9 @@ def _objective(
         weights = library.adapters.load([t.name for t in tasks]).to(base.device)
         return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings, world)
     shown = [config.prompt.apply(t) for t in tasks]
-    rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.trainer.max_length) for t in shown]
+    cuts, longest = CutCount(), config.trainer.max_length
+    rows = [tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts) for t in shown]
+    cuts.warn(longest)
     return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings, world)
 
 

@@ -139,6 +139,7 @@ def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
             f"lm_eval {report['harness']['version']}; task versions: {versions}.",
             f"Base model: {report['base_model']['name']}, {report['base_model']['fingerprint'][:12]}.",
             f"Tasks of these that a checkpoint was trained on, by name: {', '.join(seen) or 'none'}.",
+            *([report["prompts"]] if report.get("prompts") else []),
             "",
         ]
     )

@@ -12,6 +12,7 @@ from t2l.adapter_io import PROVENANCE_FILE, load_provenance, made_by
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, atomic_folder, read_json, write_json
 from t2l.methods import Attached, Method, from_settings
+from t2l.model_files import earlier_fingerprint_hint
 
 RECORD_FILE = "method.json"
 
@@ -51,6 +52,7 @@ class MethodLibrary:
             raise ValueError(
                 f"{self.folder} was trained on another base model (fingerprint {self.base_fingerprint[:12]}); "
                 f"this base has {base.fingerprint[:12]}"
+                f"{earlier_fingerprint_hint(self.base_fingerprint, base.fingerprint)}"
             )
 
     def record(self) -> dict[str, Any]:
