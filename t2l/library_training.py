@@ -23,11 +23,11 @@ from t2l.distributed import World
 from t2l.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
+from t2l.library_data import adapter_manifest, joint_hash
 from t2l.lora import LoraSpec
 from t2l.objectives import label_loss
-from t2l.seeding import generator_for
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
-from t2l.tasks import Task, tokenize_examples
+from t2l.tasks import PromptConfig, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
 STEPS_BETWEEN_GATHERINGS = 20
@@ -213,18 +213,24 @@ def train_library(
     config: LibraryTrainingConfig,
     seed: int,
     world: World | None = None,
+    prompt: PromptConfig | None = None,
 ) -> dict[str, str]:
     """Trains an adapter for every task that the library does not hold yet. Returns what failed, and why.
 
     An adapter is on disk as soon as it is finished; a run that was killed goes on from there. Several
     processes deal the tasks out among themselves, and the main one writes.
 
+    Args:
+        prompt: whether the tasks' definitions stand in their prompts; None: they do not.
+
     Raises:
         ValueError: the library holds an adapter of a task that was made by another recipe.
     """
     from rich.progress import Progress
 
-    world = world or World()
+    world, prompt = world or World(), prompt or PromptConfig()
+    bare = {t.name: t for t in tasks}
+    tasks = [prompt.apply(t) for t in tasks]
     recipes = {t.name: _recipe(t.examples_hash(), config, seed) for t in tasks}
     missing = [t for t in tasks if not library.holds(t.name, recipes[t.name])]
     snapshots = None
@@ -248,18 +254,27 @@ def train_library(
                 failed[adapter.name] = f"diverged after {adapter.steps} steps (loss {adapter.final_loss})"
                 log.warning("task %s %s: left out of the library", adapter.name, failed[adapter.name])
             elif world.is_main:
-                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)})
+                manifest = adapter_manifest([bare[adapter.name]], prompt, is_validated=True)
+                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)}, manifest)
 
         train_adapters(base, library.spec, jobs, config, seed, keep, world, snapshots)
     return failed
 
 
 def train_multi_task(
-    library: AdapterLibrary, base: BaseModel, tasks: Sequence[Task], config: LibraryTrainingConfig, seed: int, name: str
+    library: AdapterLibrary,
+    base: BaseModel,
+    tasks: Sequence[Task],
+    config: LibraryTrainingConfig,
+    seed: int,
+    name: str,
+    prompt: PromptConfig | None = None,
 ) -> None:
     """Trains one static adapter on all tasks together, by the same loop, unless it is there already."""
-    joint = "+".join(t.examples_hash() for t in tasks)
-    recipe = _recipe(generator_for(joint).bytes(16).hex(), config, seed)
+    prompt = prompt or PromptConfig()
+    manifest = adapter_manifest(tasks, prompt, is_validated=False)
+    tasks = [prompt.apply(t) for t in tasks]
+    recipe = _recipe(joint_hash(tasks), config, seed)
     if library.holds(name, recipe):
         return
     rows = [
@@ -269,4 +284,4 @@ def train_multi_task(
     if adapter.diverged:
         raise ValueError(f"the multi-task LoRA diverged (loss {adapter.final_loss}): lower multi_task.lr")
     provenance = {**recipe, **_outcome(adapter), "tasks": [t.name for t in tasks]}
-    library.save(name, adapter.weights, provenance)
+    library.save(name, adapter.weights, provenance, manifest)

@@ -16,12 +16,13 @@ import torch
 
 from t2l.base_model import BaseModel, verify_frozen
 from t2l.batches import RowCycle, collate
+from t2l.library_data import adapter_manifest
 from t2l.methods import Attached, Method
 from t2l.methods.library import RECORD_FILE, MethodLibrary
 from t2l.objectives import response_loss
 from t2l.seeding import generator_for
 from t2l.slots import linear_schedule
-from t2l.tasks import Task, TokenizedExample, tokenize_examples
+from t2l.tasks import PromptConfig, Task, TokenizedExample, tokenize_examples
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +63,16 @@ def train_attached(
     return torch.stack(tail).mean().item()
 
 
-def train_task(library: MethodLibrary, base: BaseModel, task: Task, seed: int) -> bool:
+def train_task(
+    library: MethodLibrary, base: BaseModel, task: Task, seed: int, prompt: PromptConfig | None = None
+) -> bool:
     """Trains the library's method on one task and saves it. Returns whether it did not diverge.
 
     The recorded time covers attaching and all optimiser steps, not tokenizing or saving; the processor time
     beside it (of all threads) does not depend on what else the machine does.
     """
-    method = library.method
+    method, prompt = library.method, prompt or PromptConfig()
+    manifest, task = adapter_manifest([task], prompt, is_validated=False), prompt.apply(task)
     rows = tokenize_examples(base.tokenizer, task.examples["train"], max_length=method.config.optimization.max_length)
     start, cpu_start = time.perf_counter(), time.process_time()
     with method.attach(base, initial_seed(seed, task.name)) as attached:
@@ -85,11 +89,13 @@ def train_task(library: MethodLibrary, base: BaseModel, task: Task, seed: int) -
             "training_time_s": round(elapsed, 3),
             "training_cpu_time_s": round(cpu_elapsed, 3),
         }
-        library.save(task.name, attached, provenance)
+        library.save(task.name, attached, provenance, manifest)
     return True
 
 
-def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequence[Task], seed: int) -> list[str]:
+def train_method_library(
+    library: MethodLibrary, base: BaseModel, tasks: Sequence[Task], seed: int, prompt: PromptConfig | None = None
+) -> list[str]:
     """Trains the method on every task that the library does not hold yet. Returns names that diverged.
 
     What is finished is on disk at once; a run that was killed goes on from there.
@@ -98,7 +104,9 @@ def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequenc
     """
     from rich.progress import Progress
 
-    missing = [t for t in tasks if not library.holds(t.name, library.recipe(t.examples_hash(), seed))]
+    prompt = prompt or PromptConfig()
+    recipes = [library.recipe(prompt.apply(t).examples_hash(), seed) for t in tasks]
+    missing = [t for t, recipe in zip(tasks, recipes, strict=True) if not library.holds(t.name, recipe)]
     log.info("%s: %d of %d tasks to train", library.method.name, len(missing), len(tasks))
     failed: list[str] = []
     with Progress() as progress:
@@ -106,14 +114,20 @@ def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequenc
             f"training {library.method.name}", total=len(tasks), completed=len(tasks) - len(missing)
         )
         for task in missing:
-            if not train_task(library, base, task, seed):
+            if not train_task(library, base, task, seed, prompt):
                 failed.append(task.name)
             progress.advance(bar)
     return failed
 
 
 def make_method_library(
-    folder: Path, method: Method[Any], base: BaseModel, tasks: Sequence[Task], seed: int, record: Mapping[str, Any]
+    folder: Path,
+    method: Method[Any],
+    base: BaseModel,
+    tasks: Sequence[Task],
+    seed: int,
+    record: Mapping[str, Any],
+    prompt: PromptConfig | None = None,
 ) -> None:
     """Trains the method's missing tasks into a library folder, and records that the base did not change.
 
@@ -130,6 +144,6 @@ def make_method_library(
         there.check_base(base)
     library.write_record(record)
     with verify_frozen(base.model) as parameters:
-        failed = train_method_library(library, base, tasks, seed)
+        failed = train_method_library(library, base, tasks, seed, prompt)
     library.write_record({**record, "base_parameters_sha256": parameters, "failed": failed})
     log.info("%s for %d tasks in %s", method.name, len(library.tasks()), folder)
