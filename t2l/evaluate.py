@@ -56,6 +56,7 @@ from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.manifest import suite_manifest
 from t2l.methods.library import MethodLibrary
 from t2l.run import environment
+from t2l.tasks import TaskSuite
 
 log = logging.getLogger(__name__)
 LEARN_FROM_TASK = ("icl", "prompted_icl", "few_shot", "refined", "lorahub")
@@ -98,7 +99,7 @@ class Evaluation:
         self.trained = suites.build(config.training_suite) if config.training_suite is not None else self.suite
         self.training_tasks = list(self.trained.split("train").tasks) if "train" in self.trained.splits else []
         self._check_training_tasks()
-        self.data = self._check_data()
+        self.data = self.check_data(self.suite, self.views)
         self.base = load_base_model(config.base_model)
         self.library = open_library(Path(config.library), self.base) if config.library else None
         self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
@@ -115,10 +116,14 @@ class Evaluation:
                 "has none: name the suite that was trained on, suite@training_suite=NAME"
             )
 
-    def _check_data(self) -> DataChecks:
-        """What the scored splits share with training. Raises ValueError where a split is not what it claims."""
+    def check_data(self, suite: TaskSuite, views: Sequence[SplitView], is_strict: bool = True) -> DataChecks:
+        """What scored splits of a suite share with training. Raises ValueError where a split is not what it claims.
+
+        Args:
+            is_strict: whether what was trained on unknown rows of other data is refused, too.
+        """
         config, few = self.config, self.config.few_shot
-        checks = DataChecks(self.suite, self.trained, self.views)
+        checks = DataChecks(suite, self.trained, views, is_strict)
         for path in config.checkpoints:
             checks.checkpoint(path)
             if config.keep_calibration:

@@ -23,8 +23,10 @@ from t2l.evaluation.board import SameInputsError
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
 from t2l.evaluation.harness import Harness, descriptions_of
+from t2l.evaluation.harness_data import as_suite
 from t2l.evaluation.harness_report import Pass, Row, rows_of, write_harness_report
 from t2l.injection import inject
+from t2l.library import MULTI_TASK
 from t2l.lora import LoraSpec
 from t2l.tasks import Example, Task
 
@@ -118,11 +120,15 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     torch.manual_seed(config.seed)
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))
+    config = parts.config
     _check_checkpoints(parts)
     described = bool(DESCRIBED & set(config.contenders)) or config.prompt.is_shown
     told = {n: descriptions_of(config.harness, n, parts.suite.tasks) if described else ([], "") for n in harness.tasks}
     own = [config.harness.library_tasks.get(n, n) for n in harness.tasks]
     view = view_of(own, [texts for texts, _ in told.values()], config.prompt.is_shown)
+    suite, rows_view, notes = as_suite(harness.tasks, view)
+    parts.data = parts.check_data(suite, [rows_view], is_strict=False)
+    parts.data.notes.extend(notes)
     scoring = _Scoring(harness, parts, view)
     contenders = [c for c in parts.contenders() if not _lacks_other_task(c, view)]
     entries = scoring.enter(contenders)
@@ -137,12 +143,26 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
             "library_task": t.name,
             "descriptions": texts,
             "descriptions_from": source,
-            "trained_on_by": [c.path for c in parts.checkpoints if t.name in c.record.trained_on.get("tasks", ())],
+            "trained_on_by": [
+                *(c.path for c in parts.checkpoints if t.name in c.record.trained_on.get("tasks", ())),
+                *_of_library(parts, t.name),
+            ],
         }
         for t, (n, (texts, source)) in zip(view.tasks, told.items(), strict=True)
     }
     write_harness_report(Path(config.run_dir), rows, passes, tasks, parts.provenance())
     return rows
+
+
+def _of_library(parts: Evaluation, task: str) -> list[str]:
+    """The library's adapters that are scored and were trained on a task, by name."""
+    found, asked, library = [], set(parts.config.contenders), parts.library
+    if library is not None and "oracle" in asked and task in library.adapters.tasks():
+        found.append(f"{parts.config.library} (oracle)")
+    if library is not None and "multi_task" in asked and library.static.tasks():
+        if task in library.static.provenance(MULTI_TASK).get("tasks", ()):
+            found.append(f"{parts.config.library} (multi_task)")
+    return found
 
 
 def _check_checkpoints(parts: Evaluation) -> None:

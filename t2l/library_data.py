@@ -56,7 +56,7 @@ def trained_on(folder: Path, suites: Sequence[TaskSuite], definition: str) -> Ma
             if recorded == (joint_hash(shown) if names else shown[0].examples_hash()):
                 return adapter_manifest(tasks, prompt, is_validated=not names)
     raise ValueError(
-        f"{folder} was trained on other data than suite {suites[0].name} has for it, and does not say on which rows, so "
+        f"{folder} was trained on other data than suite {suites[-1].name} has for it, and does not say on which rows, so "
         "whether they are scored cannot be told: take the suite (and suite.seed) it was trained on, or train it again"
     )
 

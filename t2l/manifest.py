@@ -158,7 +158,7 @@ class Manifest:
 
 
 def refuse(
-    overlaps: Sequence[Overlap], what: str, advice: str = "Leave the split out, or train without it"
+    overlaps: Sequence[Overlap], what: str, advice: str = "Leave the split out, take the suite (and suite.seed) that was trained on, or train without it"
 ) -> None:
     """Raises ValueError where something was trained on what a split claims to be unseen.
 

@@ -185,15 +185,20 @@ def test_a_suite_without_training_tasks_borrows_them(
 
 
 def test_a_base_that_reads_the_description_is_marked(root: Path, tmp_path: Path) -> None:
-    """And what it scores is not left with the run as the confidence of its adapters."""
-    calibrated = (root / "sft/confidence.json").read_bytes()
+    """And what it scores is not left with the checkpoint as the confidence of its adapters."""
+    (kept,) = root.glob("sft/checkpoints/*/confidence.json")
+    calibrated = kept.read_bytes()
     main(
         ["evaluate", *SMALL, "contenders=[base,prompted,generated]", f"checkpoints=[{root}/sft]", "prompt.definition=shown",
-         "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/shown"]
+         "conditions=given", "keep_calibration=true", "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/shown"]
     )  # fmt: skip
     report = json.loads((tmp_path / "shown/report.json").read_text())
     assert report["confidence"]["generated_sft"]["n_tested"] > 0
-    assert (root / "sft/confidence.json").read_bytes() == calibrated
+    assert kept.read_bytes() == calibrated
+    assert report["provenance"]["conditions"]["deviations"] == [
+        f"checkpoint {root}/sft was trained with prompt.definition=hidden, and is scored with shown"
+    ]
+    assert "was trained with prompt.definition=hidden, and is scored with shown" in (tmp_path / "shown/report.md").read_text()
     assert report["condition_redundant"]
     assert all(line.endswith("condition redundant.") for line in report["headline"])
     assert "**condition redundant**" in (tmp_path / "shown/report.md").read_text()
@@ -300,11 +305,12 @@ def test_checkpoint_of_another_base_is_refused(root: Path, tmp_path: Path, capsy
     says = "was trained for another base model"
     generate = ["generate", "Count.", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/out"]
     assert says in _refused(capsys, *generate, "--base-model", str(other))
-    evaluate = ["evaluate", "contenders=[generated]", f"checkpoints=[{root}/sft]", f"run_dir={tmp_path}/out"]
+    evaluate = ["evaluate", *SMALL, "contenders=[generated]", f"checkpoints=[{root}/sft]", f"run_dir={tmp_path}/out"]
     assert says in _refused(capsys, *evaluate, f"base_model.path={other}")
     assert "was trained on another base model" in _refused(
         capsys,
         "evaluate",
+        *SMALL,
         "contenders=[oracle]",
         f"library={root}/library",
         f"base_model.path={other}",

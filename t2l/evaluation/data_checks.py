@@ -33,13 +33,16 @@ class DataChecks:
     report.
     """
 
-    def __init__(self, suite: TaskSuite, trained: TaskSuite, views: Sequence[SplitView]) -> None:
+    def __init__(
+        self, suite: TaskSuite, trained: TaskSuite, views: Sequence[SplitView], is_strict: bool = True
+    ) -> None:
         """Args:
         suite: the scored one.
         trained: the one with the training tasks, which may be the same.
         views: the scored splits.
+        is_strict: whether adapters of other data whose rows are not recorded are refused, or only said.
         """
-        self._suite, self._trained, self._views = suite, trained, views
+        self._suite, self._trained, self._views, self._is_strict = suite, trained, views, is_strict
         self._hashes = cache(lambda: {s.content_hash() for s in (suite, trained)})
         self._overlaps: dict[Overlap, None] = {}
         self.unchecked: list[str] = []
@@ -103,10 +106,11 @@ class DataChecks:
     def _own(self, what: str, adapters: Path, definition: str) -> None:
         """Adapters that answer for the task they were trained on: its test examples must be new to them."""
         for view in self._views:
+            found: list[Overlap] = []
             for task in view.tasks:
                 manifest = self._manifest(adapters / task.name, definition)
-                if manifest is not None:
-                    refuse(manifest.seen(task, view.name), what, ADVICE)
+                found += [] if manifest is None else manifest.seen(task, view.name)
+            refuse(found, what, ADVICE)
 
     def _shared(self, what: str, adapters: Sequence[Path], definition: str) -> None:
         """Adapters that answer for any task."""
@@ -116,7 +120,12 @@ class DataChecks:
     def _manifest(self, adapter: Path, definition: str) -> Manifest | None:
         if not adapter.is_dir():
             return None  # there is nothing to score; loading says so
-        manifest = trained_on(adapter, [self._suite, self._trained], definition)
+        try:
+            manifest = trained_on(adapter, [self._suite, self._trained], definition)
+        except ValueError:
+            if self._is_strict:
+                raise
+            manifest = None
         if manifest is None:
             self._not_checked(str(adapter))
         return manifest
@@ -138,7 +147,7 @@ class DataChecks:
         if not self._views or sha256 is None or sha256 in self._hashes():
             return
         self.notes.append(
-            f"{what} was trained on suite {(of or {}).get('name')} with other content ({sha256[:12]}) than the scored one's "
-            f"({self._suite.content_hash()[:12]}); no scored example is among the rows of its task that it recorded"
+            f"{what} was trained on suite {(of or {}).get('name')} with other content ({sha256[:12]}) than that of this suite "
+            f"({self._trained.content_hash()[:12]}); no scored example is among the rows of its task that it recorded"
         )
         log.warning("%s", self.notes[-1])

@@ -268,6 +268,7 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         "",
         "## Provenance",
         "",
+        *conditions_text(data["provenance"].get("conditions")),
         "Everything that went in (config, suite, library, checkpoints, versions): `report.json`.",
         "",
     ]
@@ -311,16 +312,38 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Is what is called unseen unseen?", ""]
     if "selection" in data["provenance"]:
         lines += [f"Model selection: {data['provenance']['selection']}.", ""]
-    if data["provenance"].get("unchecked"):
-        lines.append(f"Without a manifest, so not checked: {', '.join(data['provenance']['unchecked'])}.")
-    elif not data["overlap"]:
+    unchecked = data["provenance"].get("unchecked", [])
+    if unchecked:
+        lines.append(f"Without a record of what they were trained on, so not checked: {_some(unchecked)}.")
+    lines += [f"Note: {note}." for note in data["provenance"].get("data_notes", [])]
+    if not data["overlap"] and not unchecked:
         lines.append(
             "Training and scored tasks, descriptions and examples share nothing that a split claims to be unseen."
         )
-    else:
+    if data["overlap"]:
         rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
-        lines.append(markdown_table(["split", "task", "kind", "what"], rows))
+        lines += ["", markdown_table(["split", "task", "kind", "what"], rows)]
     return lines
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def conditions_text(conditions: Mapping[str, Any] | None) -> list[str]:
+    """How the base was loaded and prompted, and what of it is otherwise than in training: lines of Markdown."""
+    if not conditions:
+        return []
+    values = ", ".join(f"{k} {json.dumps(v)}" for k, v in conditions["values"].items())
+    how = {"trained": "as recorded in training", "given": "as configured (conditions=given)"}[conditions["rule"]]
+    lines = [f"Conditions, {how}: {values}.", ""]
+    lines += [f"- {line}" for line in [*conditions["taken"], *conditions["deviations"]]]
+    lines += [
+        f"- {what} did not record the conditions of its training: scored as configured"
+        for what in conditions["unrecorded"]
+    ]
+    return [*lines, ""] if lines[-1] else lines
 
 
 def write_report(folder: Path, found: Findings) -> dict[str, Any]:
