@@ -56,7 +56,9 @@ def adapter_card(spec: LoraSpec, provenance: Mapping[str, Any], folder: Path, pr
         _section("What to expect of it", _confidence(provenance.get("confidence"))),
         _section("Geometry", _geometry(spec)),
         _loading(spec, base, portable(folder), problems),
-        _section("Limits", [*_limits(provenance.get("definition", "hidden")), *_conditions(provenance.get("conditions"))]),
+        _section(
+            "Limits", [*_limits(provenance.get("definition", "hidden")), *_conditions(provenance.get("conditions"))]
+        ),
         _licence(provenance.get("licence")),
     ]
     return _card("peft", base, provenance.get("licence"), TAGS, sections)
@@ -218,7 +220,9 @@ def _limits(definition: str) -> list[str]:
 def _conditions(conditions: Mapping[str, Any] | None) -> list[str]:
     """How the base was loaded and prompted when the hypernetwork, or its library, was trained."""
     if conditions is None:
-        return ["How the base was loaded when it was trained (dtype, quantisation, values of its chat template): not recorded."]
+        return [
+            "How the base was loaded when it was trained (dtype, quantisation, values of its chat template): not recorded."
+        ]
     storage = conditions.get("dtype", "float32")
     if conditions.get("quantization", "none") != "none":
         storage += f", quantised ({conditions['quantization']})"

@@ -206,6 +206,21 @@ def _say(made: Conditions, deliberate: set[str]) -> None:
         log.warning("%s did not record the conditions of its training: scored as configured", what)
 
 
+def conditions_text(conditions: Mapping[str, Any] | None) -> list[str]:
+    """How the base was loaded and prompted, and what of it is otherwise than in training: lines of Markdown."""
+    if not conditions:
+        return []
+    values = ", ".join(f"{k} {json.dumps(v)}" for k, v in conditions["values"].items())
+    how = {"trained": "as recorded in training", "given": "as configured (conditions=given)"}[conditions["rule"]]
+    lines = [f"Conditions, {how}: {values}.", ""]
+    lines += [f"- {line}" for line in [*conditions["taken"], *conditions["deviations"]]]
+    lines += [
+        f"- {what} did not record the conditions of its training: scored as configured"
+        for what in conditions["unrecorded"]
+    ]
+    return [*lines, ""] if lines[-1] else lines
+
+
 def conditions_to_record(record_file: Path, base: BaseModelConfig, definition: str) -> dict[str, Any] | None:
     """The conditions that a library's record says, new or continued; None for one begun before they were recorded.
 

@@ -52,8 +52,9 @@ from t2l.evaluation.scoring import check_scorable
 from t2l.few_shot import FewShot, Refined
 from t2l.generate import load_generator
 from t2l.kept_calibration import check_writable, keep_calibration
-from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
+from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.manifest import suite_manifest
+from t2l.methods.library import RECORD_FILE as METHOD_RECORD
 from t2l.methods.library import MethodLibrary
 from t2l.run import environment
 from t2l.tasks import TaskSuite
@@ -281,7 +282,11 @@ class Evaluation:
     def _keep(self, checkpoint: _Checkpoint, calibration: Calibration) -> None:
         """Leaves a calibration with its checkpoint, unless the scores do not hold for how the adapters will be used."""
         if self.config.prompt.is_shown or not self.conditions.is_as_trained:
-            why = "the base read the descriptions, too" if self.config.prompt.is_shown else "scored otherwise than trained"
+            why = (
+                "the base read the descriptions, too"
+                if self.config.prompt.is_shown
+                else "scored otherwise than trained"
+            )
             log.warning("calibration of %s not kept: %s", checkpoint.path, why)
             return
         suite = {"suite": self.suite.name, "suite_sha256": self.suite.content_hash()}
@@ -362,6 +367,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
+    check_report_folder(Path(config.run_dir))
     torch.manual_seed(config.seed)
     parts = Evaluation(config)
     config = parts.config
@@ -385,6 +391,13 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     )
     write_report(Path(config.run_dir), found)
     return cells
+
+
+def check_report_folder(folder: Path) -> None:
+    """Raises ValueError where a report would be written among the files of what another verb made."""
+    for name, verb in (("run.json", "train"), (LIBRARY_RECORD, "train_library"), (METHOD_RECORD, "train_library")):
+        if (folder / name).is_file():
+            raise ValueError(f"run_dir={folder} is a folder of `t2l {verb}`: choose another for the report")
 
 
 def metric_name(views: Sequence[SplitView]) -> str:

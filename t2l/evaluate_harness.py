@@ -18,7 +18,7 @@ import torch
 
 from t2l.base_model import BaseModel, verify_frozen
 from t2l.config import EvaluateConfig
-from t2l.evaluate import Evaluation
+from t2l.evaluate import Evaluation, check_report_folder
 from t2l.evaluation.board import SameInputsError
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
@@ -117,6 +117,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
+    check_report_folder(Path(config.run_dir))
     torch.manual_seed(config.seed)
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))
@@ -156,13 +157,12 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
 
 def _of_library(parts: Evaluation, task: str) -> list[str]:
     """The library's adapters that are scored and were trained on a task, by name."""
-    found, asked, library = [], set(parts.config.contenders), parts.library
-    if library is not None and "oracle" in asked and task in library.adapters.tasks():
-        found.append(f"{parts.config.library} (oracle)")
-    if library is not None and "multi_task" in asked and library.static.tasks():
-        if task in library.static.provenance(MULTI_TASK).get("tasks", ()):
-            found.append(f"{parts.config.library} (multi_task)")
-    return found
+    asked, library = set(parts.config.contenders), parts.library
+    if library is None:
+        return []
+    together = library.static.provenance(MULTI_TASK).get("tasks", ()) if library.static.tasks() else ()
+    knows = {"oracle": task in library.adapters.tasks(), "multi_task": task in together}
+    return [f"{parts.config.library} ({name})" for name, known in knows.items() if known and name in asked]
 
 
 def _check_checkpoints(parts: Evaluation) -> None:

@@ -66,7 +66,5 @@ def keep_calibration(checkpoint: Path, calibration: Calibration) -> str:
             f"calibration not kept: that of {checkpoint} rests on {_size(before, about)} {what}, this one on "
             f"{_size(about, before)}"
         )
-    write_json(
-        checkpoint / CONFIDENCE_FILE, {**calibration.to_json(), "checkpoint_sha256": _fingerprint(checkpoint)}
-    )
+    write_json(checkpoint / CONFIDENCE_FILE, {**calibration.to_json(), "checkpoint_sha256": _fingerprint(checkpoint)})
     return f"calibration kept with {checkpoint}: {about.get('n_tasks', 0)} tasks"

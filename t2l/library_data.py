@@ -61,7 +61,9 @@ def trained_on(folder: Path, suites: Sequence[TaskSuite], definition: str) -> Ma
     )
 
 
-def targets_trained_on(library: Path, tasks: Sequence[Task], suite: TaskSuite, definition: str) -> list[Manifest | None]:
+def targets_trained_on(
+    library: Path, tasks: Sequence[Task], suite: TaskSuite, definition: str
+) -> list[Manifest | None]:
     """What each task's adapter, as a target of reconstruction, was trained on; None where nothing is recorded.
 
     Args:

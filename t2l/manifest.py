@@ -111,7 +111,7 @@ class Manifest:
         found = []
         for kind, part, what in (
             ("example", self.examples, "were trained on"),
-            ("validation", self.validation, "decided when training stopped"),
+            ("validation", self.validation, "decided when its training stopped or what was kept of it"),
         ):
             own = part.get(task.name)
             if own is not None and (count := int(torch.isin(tests, own).sum())):
@@ -158,7 +158,9 @@ class Manifest:
 
 
 def refuse(
-    overlaps: Sequence[Overlap], what: str, advice: str = "Leave the split out, take the suite (and suite.seed) that was trained on, or train without it"
+    overlaps: Sequence[Overlap],
+    what: str,
+    advice: str = "Leave the split out, take the suite (and suite.seed) that was trained on, or train without it",
 ) -> None:
     """Raises ValueError where something was trained on what a split claims to be unseen.
 

@@ -23,6 +23,7 @@ from t2l.conditions import (
     Trained,
     conditions_for,
     conditions_of,
+    conditions_text,
     conditions_to_record,
     trained_in,
 )
@@ -31,7 +32,6 @@ from t2l.config import EvaluateConfig
 from t2l.encoder import EncoderConfig, OwnEncoderConfig, TaskEncoder
 from t2l.evaluate import Evaluation, evaluate
 from t2l.evaluation.board import BoardConfig
-from t2l.evaluation.report import conditions_text
 from t2l.files import read_json, write_json
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
@@ -144,7 +144,9 @@ def test_the_base_is_loaded_and_prompted_as_in_training(
         'base_model.template_values={"thinking": false} as trained, not {} as configured',
         "base_model.dtype=bfloat16 as trained, not float32 as configured",
     )
-    given = Evaluation(asked(checkpoints=[str(tmp_path / "run")], conditions="given", prompt=ScoredPromptConfig("hidden")))
+    given = Evaluation(
+        asked(checkpoints=[str(tmp_path / "run")], conditions="given", prompt=ScoredPromptConfig("hidden"))
+    )
     assert given.base.model.dtype is torch.float32
     assert not any(view.shows_description for view in given.views)
     assert len(given.conditions.deviations) == 3
@@ -164,7 +166,9 @@ def test_quantization_is_restored_and_what_the_machine_decides_is_not() -> None:
     found = conditions_for("trained", BaseModelConfig(), None, [trained(quantization="nf4", attention="eager")])
     assert found.base_model.quantization is Quantization.nf4
     assert found.base_model.attention is None
-    assert found.deviations == ("checkpoint runs/a was trained with base_model.attention=eager, and is scored with null",)
+    assert found.deviations == (
+        "checkpoint runs/a was trained with base_model.attention=eager, and is scored with null",
+    )
     assert found.is_as_trained
 
 
@@ -184,14 +188,16 @@ def test_other_conditions_are_listed() -> None:
 
 def test_things_trained_otherwise_than_one_another_are_refused() -> None:
     pair = [trained(), trained("library b", dtype="float16")]
-    with pytest.raises(ValueError, match=r"checkpoint runs/a was trained with base_model.dtype=float32, library b with float16"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint runs/a was trained with base_model.dtype=float32, library b with float16"
+    ):
         conditions_for("trained", BaseModelConfig(), None, pair)
     assert conditions_for("given", BaseModelConfig(), None, pair).base_model.dtype == "float32"
     shown = [trained(), trained("library b", definition="shown")]
     for rule in ("trained", "given"):
-        with pytest.raises(ValueError, match="pass conditions=given and prompt.definition=..."):
+        with pytest.raises(ValueError, match=r"pass conditions=given and prompt\.definition=\.\.\."):
             conditions_for(rule, BaseModelConfig(), None, shown)
-    with pytest.raises(ValueError, match="prompt.definition=shown, but checkpoint runs/a was trained with it hidden"):
+    with pytest.raises(ValueError, match=r"prompt.definition=shown, but checkpoint runs/a was trained with it hidden"):
         conditions_for("trained", BaseModelConfig(), "shown", [trained()])
 
 
@@ -212,7 +218,7 @@ def test_a_library_is_restored_too_and_not_continued_otherwise(mini_base: BaseMo
     assert trained_in([], str(tmp_path))[0].values["dtype"] == "bfloat16"
     assert conditions_to_record(tmp_path / LIBRARY_RECORD, BaseModelConfig(dtype="bfloat16"), "hidden") == begun
     for config, definition in ((BaseModelConfig(), "hidden"), (BaseModelConfig(dtype="bfloat16"), "shown")):
-        with pytest.raises(ValueError, match="was begun with .*: choose another run_dir, or remove that folder"):
+        with pytest.raises(ValueError, match=r"was begun with .*: choose another run_dir, or remove that folder"):
             conditions_to_record(tmp_path / LIBRARY_RECORD, config, definition)
     write_json(tmp_path / LIBRARY_RECORD, {**record, "definition": "hidden"})
     assert conditions_to_record(tmp_path / LIBRARY_RECORD, BaseModelConfig(), "hidden") is None
@@ -287,7 +293,9 @@ def test_a_calibration_is_of_these_weights_alone(write: Writer, tmp_path: Path) 
     folder = write(tmp_path / "run", AS_TRAINED)
     fitted = Calibration((0.0, 1.0), (0.9, 0.1), 3, {"n_tasks": 5, "n_fitted": 10})
     assert kept_calibration(folder, 3) is None
-    write_json(tmp_path / "run" / CONFIDENCE_FILE, replace(fitted, about={"n_fitted": 8}).to_json())  # of an earlier version
+    write_json(
+        tmp_path / "run" / CONFIDENCE_FILE, replace(fitted, about={"n_fitted": 8}).to_json()
+    )  # of an earlier version
     old = kept_calibration(folder, 3)
     assert old is not None
     assert old.about == {"n_fitted": 8}

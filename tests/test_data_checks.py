@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import random_adapters
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
+from t2l.config import EvaluateConfig
+from t2l.evaluate import evaluate
+from t2l.evaluate_harness import view_of
 from t2l.evaluation.board import BoardConfig, view_split
 from t2l.evaluation.data_checks import DataChecks
+from t2l.evaluation.harness_data import as_suite
 from t2l.files import write_json
 from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder
 from t2l.library_data import adapter_manifest, joint_hash, targets_trained_on
@@ -58,7 +63,10 @@ def make_library(
     folder: Path, base: BaseModel, suite: TaskSuite, is_old: bool = False, definition: str = "hidden"
 ) -> LibraryFolder:
     """An oracle for each task and the multi-task LoRA, as training records them; old ones without rows."""
-    library, prompt = LibraryFolder.of(folder, lora_spec(base.model, LoraConfig(rank=2)), base), PromptConfig(definition)
+    library, prompt = (
+        LibraryFolder.of(folder, lora_spec(base.model, LoraConfig(rank=2)), base),
+        PromptConfig(definition),
+    )
     write_json(
         folder / LIBRARY_RECORD,
         {
@@ -86,7 +94,9 @@ def make_library(
 def test_a_library_of_rows_that_are_scored_is_refused(contender: str, tiny_base: BaseModel, tmp_path: Path) -> None:
     make_library(tmp_path, tiny_base, make_suite())
     dealt_anew = make_suite(shift=-5)  # its test rows are training rows of the library
-    with pytest.raises(ValueError, match=f"contender {contender}: cannot be scored on split 'train': example") as refused:
+    with pytest.raises(
+        ValueError, match=f"contender {contender}: cannot be scored on split 'train': example"
+    ) as refused:
         checks(dealt_anew).library(str(tmp_path), [contender], dealt_anew.split("train").tasks)
     more = 1 if contender == "multi_task" else 3  # of validation rows, and of the other task
     assert f"'sort': 3 of its test examples were trained on and {more} more like it" in str(refused.value)
@@ -100,7 +110,9 @@ def test_a_library_of_rows_that_are_scored_is_refused(contender: str, tiny_base:
 def test_rows_that_decided_when_to_stop_are_refused(tiny_base: BaseModel, tmp_path: Path) -> None:
     make_library(tmp_path, tiny_base, make_suite())
     suite = make_suite(shift=-2)  # tests are rows 6 to 9, of which 6 and 7 were the library's for validation
-    with pytest.raises(ValueError, match="validation overlap .*: 2 of its test examples decided when training stopped"):
+    with pytest.raises(
+        ValueError, match=r"validation overlap .*: 2 of its test examples decided when its training stopped"
+    ):
         checks(suite).library(str(tmp_path), ["oracle"], [])
 
 
@@ -144,9 +156,9 @@ def test_a_held_out_task_that_the_multi_task_lora_was_trained_on_is_refused(
     checks(make_suite(), ("unseen",)).library(str(tmp_path), ["oracle"], [])  # which is trained on each task by design
 
 
-def test_a_suite_without_training_tasks_claims_what_the_training_suite_left_out(suite_name: str = "other") -> None:
+def test_a_suite_without_training_tasks_claims_what_the_training_suite_left_out() -> None:
     trained = make_suite()
-    scored = TaskSuite(suite_name, {"count": trained.tasks["count"]}, {"evaluation_only": Split(("count",))})
+    scored = TaskSuite("other", {"count": trained.tasks["count"]}, {"evaluation_only": Split(("count",))})
     honest, cheat = (Manifest.of(trained.select(names), 2) for names in (["sort", "reverse"], ["sort", "count"]))
     assert honest.overlaps(scored, "evaluation_only", trained) == []
     assert [o.kind for o in cheat.overlaps(scored, "evaluation_only", trained)] == ["task"]
@@ -202,7 +214,7 @@ def test_targets_of_reconstruction_were_trained_on_the_suite(tiny_base: BaseMode
         targets_trained_on(tmp_path / "new", other.select(["sort"]), other, "hidden")
     with pytest.raises(ValueError, match="does not say on which rows"):
         targets_trained_on(tmp_path / "old", other.select(["sort"]), other, "hidden")
-    with pytest.raises(ValueError, match="was trained with prompt.definition=hidden: pass that, or train a library"):
+    with pytest.raises(ValueError, match=r"was trained with prompt.definition=hidden: pass that, or train a library"):
         targets_trained_on(tmp_path / "new", tasks, suite, "shown")
     fewer = replace(suite.tasks["sort"], examples={**suite.tasks["sort"].examples, "test": rows("sort", 8, 1)})
     (found_,) = targets_trained_on(tmp_path / "new", [fewer], suite, "hidden")  # other test rows change nothing
@@ -215,5 +227,46 @@ def test_shots_that_are_scored_are_refused(contender: str) -> None:
     leak = replace(suite.tasks["sort"], examples={"train": rows("sort", 0, 6), "test": rows("sort", 5, 4)})
     suite = replace(suite, tasks={**suite.tasks, "sort": leak})
     checks(suite).own_examples({contender: 5})
-    with pytest.raises(ValueError, match=f"contender {contender} would be given 1 of the scored examples of task 'sort'"):
+    with pytest.raises(
+        ValueError, match=f"contender {contender} would be given 1 of the scored examples of task 'sort'"
+    ):
         checks(suite).own_examples({contender: 6})
+
+
+def harness_task(docs: list[dict[str, Any]], choices: bool = False) -> SimpleNamespace:
+    """As the harness makes a task of a YAML."""
+    return SimpleNamespace(
+        eval_docs=docs,
+        config=SimpleNamespace(doc_to_choice="choices" if choices else None),
+        doc_to_text=lambda doc: doc["question"],
+        doc_to_target=lambda doc: doc["label"] if choices else doc["answer"],
+        doc_to_choice=lambda doc: doc["choices"],
+    )
+
+
+@pytest.mark.parametrize("choices", [False, True])
+def test_rows_of_the_harness_that_were_trained_on_are_refused(
+    choices: bool, tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    suite = make_suite()
+    make_library(tmp_path, tiny_base, suite)
+    view = view_of(["sort", "count"], [["Sort."], ["Count."]], False)
+
+    def checked(row: Example) -> DataChecks:
+        doc = {"question": row.input, "answer": row.output, "choices": ["no", row.output], "label": 1}
+        rows_of_harness, shown, notes = as_suite({"mine": harness_task([doc], choices), "group": object()}, view)
+        assert notes[1] == "Not compared: group"
+        return DataChecks(rows_of_harness, suite, [shown], is_strict=False)
+
+    checked(suite.tasks["sort"].examples["test"][0]).library(str(tmp_path), ["oracle", "multi_task"], [])
+    for contender in ("oracle", "multi_task"):
+        with pytest.raises(ValueError, match="split 'harness': example overlap with its training data, task 'sort'"):
+            checked(suite.tasks["sort"].examples["train"][0]).library(str(tmp_path), [contender], [])
+
+
+@pytest.mark.parametrize(("name", "verb"), [("run.json", "train"), ("library.json", "train_library")])
+def test_no_report_among_the_files_of_another_verb(name: str, verb: str, tmp_path: Path) -> None:
+    write_json(tmp_path / name, {})
+    with pytest.raises(ValueError, match=f"is a folder of `t2l {verb}`: choose another"):
+        evaluate(EvaluateConfig(contenders=["base"], run_dir=str(tmp_path)))
+    assert [p.name for p in tmp_path.iterdir()] == [name]

@@ -198,7 +198,10 @@ def test_a_base_that_reads_the_description_is_marked(root: Path, tmp_path: Path)
     assert report["provenance"]["conditions"]["deviations"] == [
         f"checkpoint {root}/sft was trained with prompt.definition=hidden, and is scored with shown"
     ]
-    assert "was trained with prompt.definition=hidden, and is scored with shown" in (tmp_path / "shown/report.md").read_text()
+    assert (
+        "was trained with prompt.definition=hidden, and is scored with shown"
+        in (tmp_path / "shown/report.md").read_text()
+    )
     assert report["condition_redundant"]
     assert all(line.endswith("condition redundant.") for line in report["headline"])
     assert "**condition redundant**" in (tmp_path / "shown/report.md").read_text()

@@ -9,7 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from t2l.evaluation.report import conditions_text
+from t2l.conditions import conditions_text
 from t2l.files import write_json, write_text
 
 
@@ -141,7 +141,11 @@ def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
             f"Base model: {report['base_model']['name']}, {report['base_model']['fingerprint'][:12]}.",
             f"Tasks of these that a checkpoint or an adapter was trained on, by name: {', '.join(seen) or 'none'}.",
             *(f"{note}." for note in report.get("data_notes", [])),
-            *([f"Not checked, for want of a record: {', '.join(report['unchecked'])}."] if report.get("unchecked") else []),
+            *(
+                [f"Not checked, for want of a record: {', '.join(report['unchecked'])}."]
+                if report.get("unchecked")
+                else []
+            ),
             "",
             *conditions_text(report.get("conditions")),
         ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l.conditions import conditions_text
 from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
@@ -329,21 +330,6 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
 def _some(names: Sequence[str], most: int = 10) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def conditions_text(conditions: Mapping[str, Any] | None) -> list[str]:
-    """How the base was loaded and prompted, and what of it is otherwise than in training: lines of Markdown."""
-    if not conditions:
-        return []
-    values = ", ".join(f"{k} {json.dumps(v)}" for k, v in conditions["values"].items())
-    how = {"trained": "as recorded in training", "given": "as configured (conditions=given)"}[conditions["rule"]]
-    lines = [f"Conditions, {how}: {values}.", ""]
-    lines += [f"- {line}" for line in [*conditions["taken"], *conditions["deviations"]]]
-    lines += [
-        f"- {what} did not record the conditions of its training: scored as configured"
-        for what in conditions["unrecorded"]
-    ]
-    return [*lines, ""] if lines[-1] else lines
 
 
 def write_report(folder: Path, found: Findings) -> dict[str, Any]:
