@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from small_run import CONTROLS, DESCRIPTION, PLAIN, SMALL, TRAIN
 
 from t2l.adapter_io import load_provenance
+from t2l.checkpoint import find_checkpoint, load_training_data
 from t2l.cli import main
 from t2l.files import write_json
 from t2l.library_report import examine_library
@@ -161,6 +162,23 @@ def test_a_checkpoint_trained_on_a_held_out_task_is_refused(
     line = _refused(capsys, *scored, "splits=[unseen_combination]", f"run_dir={tmp_path}/out")
     assert "cannot be scored on split 'unseen_combination': task overlap" in line
     assert not (tmp_path / "out/report.json").exists()
+
+
+def test_a_library_of_another_deal_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another suite.seed deals other tasks and rows: neither scored nor learnt from."""
+    scored = ["evaluate", *SMALL, "suite.seed=1", f"library={root}/library", f"run_dir={tmp_path}/out"]
+    line = _refused(capsys, *scored, "contenders=[multi_task]", "splits=[unseen_combination]")
+    assert "contender multi_task: cannot be scored on split 'unseen_combination': task overlap" in line
+    train = ["train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={tmp_path}/run"]
+    assert "was trained on other rows than suite word_lists has for training" in _refused(capsys, *train, "suite.seed=1")
+    assert "was trained with prompt.definition=hidden" in _refused(capsys, *train, "prompt.definition=shown")
+    assert not list(tmp_path.rglob("r*.json"))
+    checkpoint = find_checkpoint(root / "reconstruction")
+    data, record = load_training_data(checkpoint), json.loads((checkpoint / "checkpoint.json").read_text())
+    assert data is not None
+    assert data.manifest.validation.keys() == data.manifest.examples.keys()
+    assert record["conditions"] == json.loads((root / "library/library.json").read_text())["conditions"]
+    assert record["conditions"]["definition"] == "hidden"
 
 
 def test_a_suite_without_training_tasks_borrows_them(
