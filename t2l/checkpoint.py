@@ -47,6 +47,8 @@ class CheckpointRecord:
     """suite, its content hash, tasks and phrasing set that training used"""
     encoder: dict[str, Any] | None = None
     """config of the encoder (`TaskEncoder.to_json`); None in checkpoints made before it was recorded"""
+    conditions: dict[str, Any] | None = None
+    """how the base was loaded and prompted (`conditions.conditions_of`); None in checkpoints made before it was recorded"""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""

@@ -15,6 +15,7 @@ from t2l.adapter_io import PROVENANCE_FILE, load_adapter, load_provenance, made_
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_json
 from t2l.lora import LoraSpec, LoraWeights, concatenate
+from t2l.manifest import Manifest
 from t2l.model_files import earlier_fingerprint_hint
 
 LIBRARY_RECORD = "library.json"
@@ -48,10 +49,13 @@ class AdapterLibrary:
         """
         return made_by(self.path(task), {**recipe, "base_fingerprint": self.base_fingerprint})
 
-    def save(self, task: str, weights: LoraWeights, provenance: Mapping[str, Any]) -> None:
-        """Writes one adapter (a batch of one), whole or not at all."""
+    def save(
+        self, task: str, weights: LoraWeights, provenance: Mapping[str, Any], manifest: Manifest | None = None
+    ) -> None:
+        """Writes one adapter (a batch of one) and what it was trained on, whole or not at all."""
         record = {"task": task, **provenance, "base_fingerprint": self.base_fingerprint}
-        save_adapter(self.path(task), self.spec, weights, self.base_path, record)
+        rows = None if manifest is None else manifest.tensors()
+        save_adapter(self.path(task), self.spec, weights, self.base_path, record, training_data=rows)
 
     def provenance(self, task: str) -> dict[str, Any]:
         """How a task's adapter came to be."""

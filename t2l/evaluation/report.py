@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l.conditions import conditions_text
 from t2l.evaluation import in_context
 from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
@@ -279,6 +280,7 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         "",
         "## Provenance",
         "",
+        *conditions_text(data["provenance"].get("conditions")),
         "Everything that went in (config, suite, library, checkpoints, versions): `report.json`.",
         "",
     ]
@@ -330,16 +332,23 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Is what is called unseen unseen?", ""]
     if "selection" in data["provenance"]:
         lines += [f"Model selection: {data['provenance']['selection']}.", ""]
-    if data["provenance"].get("unchecked"):
-        lines.append(f"Without a manifest, so not checked: {', '.join(data['provenance']['unchecked'])}.")
-    elif not data["overlap"]:
+    unchecked = data["provenance"].get("unchecked", [])
+    if unchecked:
+        lines.append(f"Without a record of what they were trained on, so not checked: {_some(unchecked)}.")
+    lines += [f"Note: {note}." for note in data["provenance"].get("data_notes", [])]
+    if not data["overlap"] and not unchecked:
         lines.append(
             "Training and scored tasks, descriptions and examples share nothing that a split claims to be unseen."
         )
-    else:
+    if data["overlap"]:
         rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
-        lines.append(markdown_table(["split", "task", "kind", "what"], rows))
+        lines += ["", markdown_table(["split", "task", "kind", "what"], rows)]
     return lines
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def write_report(folder: Path, found: Findings) -> dict[str, Any]:
