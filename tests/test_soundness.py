@@ -36,6 +36,7 @@ from t2l.soundness import (
     LARGEST_SIZE,
     Judgement,
     Losses,
+    Trained,
     Verdict,
     adapter_size,
     judge_adapter,
@@ -44,6 +45,7 @@ from t2l.soundness import (
     judge_run,
     judge_size,
     judge_values,
+    measure_losses,
     row_losses,
     target_norm,
     worst,
@@ -82,7 +84,8 @@ def library(tmp_path: Path, tiny_base: BaseModel) -> AdapterLibrary:
         ((2.0, 3.0), "learnt nothing"),
         ((2.0, 0.5, 2.0, 2.1), "learnt nothing"),  # nothing that holds on other rows
         ((5.99, 5.99), "learnt nothing"),
-        ((2.0, 5.5), "diverged"),
+        ((2.0, 5.5), "learnt nothing"),
+        ((2.0, 31.0), "diverged"),
         ((2.0, NAN), "diverged"),
         ((2.0, INF), "diverged"),
         ((None, NAN), "diverged"),
@@ -150,14 +153,26 @@ def test_norm_of_a_quantised_base_leaves_it_as_it_is() -> None:
         assert hash_parameters(base.model) == before
 
 
-def test_row_losses_are_those_of_training(mini_base: BaseModel, tasks: list[Task]) -> None:
-    """With B = 0 an adapter is the bare base; and rows do not depend on how many share a pass."""
-    rows = tokenize_examples(mini_base.tokenizer, tasks[0].examples["train"])[:5]
+def test_losses_are_measured_side_by_side_as_alone(mini_base: BaseModel, tasks: list[Task]) -> None:
+    """With B = 0 an adapter is the bare base; and what shares a pass does not matter to an adapter."""
     spec = lora_spec(mini_base.model, LoraConfig(rank=4))
-    bare = row_losses(mini_base, rows, 2)
-    fresh = row_losses(mini_base, rows, 5, spec, fresh_lora(spec, torch.Generator().manual_seed(0)))
-    assert bare == pytest.approx(fresh, rel=1e-3)
-    assert bare != pytest.approx(row_losses(mini_base, rows, 5, spec, random_adapters(spec, 1)), rel=1e-2)
+    rows = [tokenize_examples(mini_base.tokenizer, t.examples["train"]) for t in tasks]
+    fresh = fresh_lora(spec, torch.Generator().manual_seed(0))
+    trained = [
+        Trained(fresh, rows[0], rows[1][:3], 0.5),
+        Trained(random_adapters(spec, 1, seed=1), rows[1][:2]),
+        Trained(random_adapters(spec, 1, seed=2), rows[2], rows[2][:1], 0.7),
+    ]
+    alone = [measure_losses(mini_base, spec, [t], 1)[0] for t in trained]
+    for at_once in (3, 16, 100):
+        for one, two in zip(alone, measure_losses(mini_base, spec, trained, at_once), strict=True):
+            numbers = ([0.0 if v is None else v for v in x.to_json().values()] for x in (one, two))
+            assert next(numbers) == pytest.approx(next(numbers), rel=1e-3)
+    assert alone[0].loss_after == pytest.approx(alone[0].loss_before, rel=1e-3)
+    assert alone[1].loss_after != pytest.approx(alone[1].loss_before, rel=1e-2)
+    assert [a.validation_loss for a in alone] == [0.5, None, 0.7]
+    bare = row_losses(mini_base, rows[1][:3], 2)
+    assert alone[0].validation_loss_before == pytest.approx(sum(bare) / 3, rel=1e-3)
 
 
 # Library training.
@@ -174,7 +189,9 @@ def explode(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         return replace(made, weights=made.weights.map(lambda t: torch.full_like(t, 1e30)), final_loss=1.0)
 
     monkeypatch.setattr(SlotTrainer, "_result", result)
-    monkeypatch.setattr(library_training, "measure_losses", lambda *args: Losses(2.0, 1.0))
+    monkeypatch.setattr(
+        library_training, "measure_losses", lambda base, spec, trained, *args: [Losses(2.0, 1.0) for _ in trained]
+    )
 
 
 def test_a_library_leaves_out_what_exploded(
@@ -212,11 +229,11 @@ def test_what_learnt_nothing_is_kept_and_marked(
 
 def test_honest_adapters_are_sound_and_far_below_the_largest_size(mini_base: BaseModel, tmp_path: Path) -> None:
     suite = build_suite(WordListConfig(train_examples=48, validation_examples=8, test_examples=4))
-    tasks = suite.select(["keep_animals", "reverse"])
+    tasks = suite.select(["keep_animals"])
     spec = lora_spec(mini_base.model, LoraConfig(rank=8, alpha=32.0, target_modules=["o_proj", "v_proj"]))
     library = AdapterLibrary(tmp_path, spec, "mini", mini_base.fingerprint)
     norm = target_norm(mini_base.model, spec)
-    train_library(library, mini_base, tasks, replace(CONFIG, steps=40, lr=0.015), seed=0)
+    train_library(library, mini_base, tasks, replace(CONFIG, steps=30, lr=0.015), seed=0)
     for task in tasks:
         record = library.provenance(task.name)
         assert record["verdict"] == "sound"
@@ -262,7 +279,7 @@ def test_a_method_is_judged_alike(
         ([3.0, 2.0, 1.0, 0.5, 0.4, 0.3], "sound"),
         ([3.0] * 20, "learnt nothing"),
         ([3.0, 3.1, *[3.5] * 18], "learnt nothing"),
-        ([1.0] * 10 + [50.0] * 10, "diverged"),
+        ([1.0] * 10 + [21.0] * 10, "diverged"),
         ([1.0, 2.0, NAN], "diverged"),
         ([3.0, 3.0], "sound"),  # too short to tell
         ([], "sound"),
