@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from t2l.base_model import BaseModel
@@ -16,7 +17,7 @@ from t2l.evaluation.contenders import Entry, SplitView, training_examples
 from t2l.evaluation.costs import Costs
 from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
-from t2l.soundness import judge_adapter, measure_losses
+from t2l.soundness import Trained, judge_adapter, measure_losses
 from t2l.tasks import CutCount, tokenize_examples
 
 log = logging.getLogger(__name__)
@@ -72,18 +73,20 @@ def train_few_shot(
         trainer.adopt(start[slice(begin, begin + len(tasks))].map(lambda t: t.detach().clone()).to(base.device))
         while not trainer.done:
             trained.update({a.name: a for a in trainer.step()})
-        for job in jobs:
-            _tell(base, spec, job, trained[job.name], trainer.rows_at_once)
+        _tell(base, spec, jobs, [trained[j.name] for j in jobs], trainer.rows_at_once)
     cuts.warn(config.max_length)
     return concatenate(trained[t.name].weights for t in view.tasks).to(base.device)
 
 
-def _tell(base: BaseModel, spec: LoraSpec, job: TrainingJob, adapter: TrainedAdapter, at_once: int) -> None:
-    """Warns of an adapter that is not sound; it is scored all the same, since that is what such training gives."""
-    losses = measure_losses(base, spec, adapter.weights, job.rows, (), None, at_once)
-    judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, None)
-    if not judgement.is_sound:
-        log.warning("few-shot training on task %s %s", job.name, judgement)
+def _tell(
+    base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], adapters: Sequence[TrainedAdapter], at_once: int
+) -> None:
+    """Warns of adapters that are not sound; they are scored all the same, since that is what such training gives."""
+    measured = [Trained(a.weights, j.rows) for a, j in zip(adapters, jobs, strict=True)]
+    for adapter, losses in zip(adapters, measure_losses(base, spec, measured, at_once), strict=True):
+        judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, None)
+        if not judgement.is_sound:
+            log.warning("few-shot training on task %s %s", adapter.name, judgement)
 
 
 class FewShot:

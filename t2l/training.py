@@ -345,7 +345,7 @@ def train(
         if world.is_main and (finished % config.checkpoint_every == 0 or finished == config.steps):
             save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer, training_data)
     if world.is_main:
-        judge_run(run.folder / "metrics.jsonl", "trainer.lr")
+        run.record(**judge_run(run.folder / "metrics.jsonl", "trainer.lr").to_json())
     world.wait()
     hypernetwork.eval()
     return replace(record, step=config.steps)
