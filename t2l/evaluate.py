@@ -40,8 +40,8 @@ from t2l.evaluation.contenders import (
     SplitView,
     training_examples,
 )
-from t2l.evaluation.in_context import InContext
 from t2l.evaluation.costs import cost_row, mean_usage
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
 from t2l.evaluation.report import Findings, score_table, write_report

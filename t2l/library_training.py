@@ -266,9 +266,7 @@ def train_multi_task(
     if library.holds(name, recipe):
         return
     cuts, longest = CutCount(), config.max_length
-    rows = [
-        r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts)
-    ]
+    rows = [r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts)]
     cuts.warn(longest)
     (adapter,) = train_adapters(base, library.spec, [TrainingJob(name, rows)], config, seed)
     if adapter.diverged:

@@ -62,9 +62,7 @@ def train_attached(
     return torch.stack(tail).mean().item()
 
 
-def train_task(
-    library: MethodLibrary, base: BaseModel, task: Task, seed: int, cuts: CutCount | None = None
-) -> bool:
+def train_task(library: MethodLibrary, base: BaseModel, task: Task, seed: int, cuts: CutCount | None = None) -> bool:
     """Trains the library's method on one task and saves it. Returns whether it did not diverge.
 
     The recorded time covers attaching and all optimiser steps, not tokenizing or saving; the processor time

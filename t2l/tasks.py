@@ -300,7 +300,9 @@ def tokenize_examples(
     tokenized, around, counted = [], template_lengths(tokenizer), cuts if cuts is not None else CutCount()
     for prompt, response, example in zip(prompts, responses, examples, strict=True):
         ended = [*response, tokenizer.eos_token_id]
-        row = TokenizedExample(prompt, tuple(ended)) if max_length is None else _fitted(prompt, ended, max_length, around)
+        row = (
+            TokenizedExample(prompt, tuple(ended)) if max_length is None else _fitted(prompt, ended, max_length, around)
+        )
         if row is None:
             where = f"task {task!r}: " if task else ""
             raise ValueError(

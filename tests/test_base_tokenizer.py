@@ -73,7 +73,13 @@ def test_the_date_is_the_configs_whatever_the_clock_says(
 def test_every_directive_is_what_strftime_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template_utils, "datetime", Later)
     stamp = datetime.datetime(2025, 11, 3)
-    for form in ("%A %a %w %d %b %B %m %y %Y", "%H %I %p %M %S %j %U %W %F %T", "%c | %x | %X", "%%d %-d %%%d", "%B %-d, %Y"):
+    for form in (
+        "%A %a %w %d %b %B %m %y %Y",
+        "%H %I %p %M %S %j %U %W %F %T",
+        "%c | %x | %X",
+        "%%d %-d %%%d",
+        "%B %-d, %Y",
+    ):
         made = base_with(tmp_path, f"{{{{ strftime_now('{form}') }}}}", date="2025-11-03")
         assert render_prompts(made.tokenizer, [""]) == [stamp.strftime(form)]
 
@@ -214,7 +220,9 @@ def test_odd_tokenizers_are_made_safe(kind: str, tmp_path: Path, mini_base: Base
 
 def test_a_text_with_a_token_that_has_no_embedding_is_one_line(tmp_path: Path) -> None:
     base = load_base_model(BaseModelConfig(str(broken(tmp_path, SAFE["more_added_tokens"])), device="cpu"))
-    with pytest.raises(ValueError, match=r"a text holds the token '<image>' \(\d+\), for which the model has no embedding"):
+    with pytest.raises(
+        ValueError, match=r"a text holds the token '<image>' \(\d+\), for which the model has no embedding"
+    ):
         greedy_answers(base, [Question("t", "", "dog <image> cat", "dog")], None, None, 4, 1)
 
 

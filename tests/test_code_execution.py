@@ -132,7 +132,13 @@ def test_harness_tasks_that_run_code_are_refused_however_they_are_named(
         raise AssertionError("a task was loaded")
 
     monkeypatch.setattr(TaskManager, "load", load)
-    task = {"task": "codes", "tag": "tagged", "dataset_path": "json", "unsafe_code": True, "output_type": "generate_until"}
+    task = {
+        "task": "codes",
+        "tag": "tagged",
+        "dataset_path": "json",
+        "unsafe_code": True,
+        "output_type": "generate_until",
+    }
     for file, content in (
         ("codes", task),
         ("group", {"group": "group", "task": ["codes"]}),

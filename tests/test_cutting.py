@@ -65,7 +65,9 @@ def test_the_template_stays_around_what_is_left(tokenizer: Any) -> None:
 
 
 def test_refused_where_nothing_of_the_prompt_is_left(tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match=r"task 'sums': max_length=4 leaves nothing of the prompt 'dog cat.*raise max_"):
+    with pytest.raises(
+        ValueError, match=r"task 'sums': max_length=4 leaves nothing of the prompt 'dog cat.*raise max_"
+    ):
         tokenize_examples(tokenizer, [Example(long(9), "dog")], max_length=4, task="sums")
     (row,) = tokenize_examples(tokenizer, [Example("", "")], max_length=4)  # it has nothing to lose
     assert row.length == 4
@@ -118,7 +120,9 @@ def test_no_answer_without_anything_of_the_question(tokenizer: Any) -> None:
     asked = Question("t", long(20), long(20), "dog", choices=("dog", long(12), long(13)))
     (answer,) = greedy_answers(base, [asked], None, None, 12, 2)
     assert answer.prompt_tokens == 4
-    with pytest.raises(ValueError, match=r"task 't': an answer of 13 tokens leaves no room for a prompt: base short reads 16"):
+    with pytest.raises(
+        ValueError, match=r"task 't': an answer of 13 tokens leaves no room for a prompt: base short reads 16"
+    ):
         greedy_answers(base, [asked], None, None, 13, 2)
     choose = replace(asked, metric="multiple_choice")
     with pytest.raises(ValueError, match=r"an answer of 13 tokens leaves no room .* its template takes 3"):

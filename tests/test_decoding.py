@@ -77,7 +77,9 @@ def test_the_settings_of_the_table_would_have_changed_answers(tiny_base: BaseMod
     ids = torch.tensor([tokenize_prompts(tiny_base.tokenizer, TEXTS[:1])[0]])
     bare = tiny_base.model.generate(ids, max_new_tokens=6, do_sample=False)
     for setting in ("repetition_penalty", "suppress_tokens", "forced_eos_token_id", "no_repeat_ngram_size"):
-        tiny_base.model.generation_config = GenerationConfig(**{setting: LEAKS[setting]}, eos_token_id=2, pad_token_id=0)
+        tiny_base.model.generation_config = GenerationConfig(
+            **{setting: LEAKS[setting]}, eos_token_id=2, pad_token_id=0
+        )
         assert not torch.equal(tiny_base.model.generate(ids, max_new_tokens=6, do_sample=False), bare), setting
 
 

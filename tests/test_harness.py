@@ -415,7 +415,9 @@ def test_the_base_reads_the_tokens_that_our_own_scorer_gives_it(
     tokenizer = copy.deepcopy(mini_base.tokenizer)
     tokenizer.chat_template = FRAMES[frame]
     if begins:
-        tokenizer._tokenizer.post_processor = TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+        tokenizer._tokenizer.post_processor = TemplateProcessing(
+            "<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
     else:
         tokenizer.bos_token = None
     base = replace(mini_base, tokenizer=tokenizer)

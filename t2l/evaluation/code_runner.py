@@ -63,6 +63,7 @@ def check_allowed(what: str) -> None:
             "leave it out (suite.leave_out=[TASK], or other tasks=[...])"
         )
 
+
 # Where the system gives no network namespace, sockets are refused in the child before the code is compiled.
 _HARNESS = """
 import socket, sys

@@ -211,7 +211,11 @@ class Harness:
 
         config = self.config
         in_chat = bool(prefix) and config.apply_chat_template
-        with _logging_from(logging.WARNING), plain_decoding(lm.model), _first_turn_prefixed(lm, prefix if in_chat else ""):
+        with (
+            _logging_from(logging.WARNING),
+            plain_decoding(lm.model),
+            _first_turn_prefixed(lm, prefix if in_chat else ""),
+        ):
             found = simple_evaluate(
                 model=lm,
                 tasks=[self.tasks[task]],

@@ -157,7 +157,5 @@ class InContext:
                 told = view.description(t, e) if self._with_description else ""
                 shown = FORMATS[name](told, solved[t], question.input, self._is_chat)
                 lines = as_lines(told, solved[t], "", self._is_chat).content.strip("\n")
-                made.append(
-                    replace(question, content=shown.content, shots=shown.shots, stop=shown.stop, prefix=lines)
-                )
+                made.append(replace(question, content=shown.content, shots=shown.shots, stop=shown.stop, prefix=lines))
         return made
