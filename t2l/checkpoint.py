@@ -24,6 +24,7 @@ from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
 from t2l.lora import LoraSpec
 from t2l.manifest import Manifest
 from t2l.model_files import earlier_fingerprint_hint
+from t2l.soundness import refuse_wild
 
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
 TRAINING_DATA = "training_data.safetensors"
@@ -118,7 +119,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     training_data: TrainingData | None = None,
 ) -> Path:
-    """Writes the checkpoint of a step and removes earlier ones. Returns its folder."""
+    """Writes the checkpoint of a step and removes earlier ones. Returns its folder.
+
+    Raises ValueError if the weights have exploded; what was written before stays.
+    """
+    refuse_wild(hypernetwork.parameters(), "trainer.lr")
     folder = run_folder / "checkpoints" / f"step-{record.step:06d}"
     with atomic_folder(folder) as temporary:
         write_tensors(temporary / WEIGHTS, hypernetwork.state_dict())
