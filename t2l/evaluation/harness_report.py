@@ -115,7 +115,7 @@ def write_harness_report(
         "passes": [p.to_json() for p in passes],
         "task_configs": {n: v for f in found for n, v in f["configs"].items()},
         **provenance,
-        "decoding": "as each task says",
+        "decoding": "as each task says" + str(provenance.get("decoding", "")).removeprefix("greedy"),
     }
     write_text(
         folder / "harness_samples.jsonl",

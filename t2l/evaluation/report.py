@@ -253,6 +253,8 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         f"Metric: {found.metric}, greedy decoding. Means over tasks with 95 % bootstrap intervals over training seeds (where "
         "there are several), tasks and examples.",
     ]
+    if (decoding := data["provenance"].get("decoding", "greedy")) != "greedy":
+        lines += ["", f"Decoding: {decoding}."]
     if data["condition_redundant"]:
         lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
     lines += ["", score_table(found.cells), "", "![scores](scores.png)", *_in_context_text(data)]
