@@ -170,7 +170,9 @@ def test_a_library_of_another_deal_is_refused(root: Path, tmp_path: Path, capsys
     line = _refused(capsys, *scored, "contenders=[multi_task]", "splits=[unseen_combination]")
     assert "contender multi_task: cannot be scored on split 'unseen_combination': task overlap" in line
     train = ["train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={tmp_path}/run"]
-    assert "was trained on other rows than suite word_lists has for training" in _refused(capsys, *train, "suite.seed=1")
+    assert "was trained on other rows than suite word_lists has for training" in _refused(
+        capsys, *train, "suite.seed=1"
+    )
     assert "was trained with prompt.definition=hidden" in _refused(capsys, *train, "prompt.definition=shown")
     assert not list(tmp_path.rglob("r*.json"))
     checkpoint = find_checkpoint(root / "reconstruction")

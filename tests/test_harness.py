@@ -268,7 +268,10 @@ def test_report_says_what_went_in(world: World, mini_base: BaseModel) -> None:
     assert report["base_model"]["fingerprint"] == mini_base.fingerprint
     assert report["config"]["harness"]["batch_size"] == 7
     assert report["tasks"][WRITE]["descriptions_from"] == str(world.folder / "told" / WRITE / "metadata.yaml")
-    assert report["tasks"][WRITE]["trained_on_by"] == [str(world.folder / "sft"), f"{world.folder / 'library'} (oracle)"]
+    assert report["tasks"][WRITE]["trained_on_by"] == [
+        str(world.folder / "sft"),
+        f"{world.folder / 'library'} (oracle)",
+    ]
     assert report["data_notes"] == [NOTE]  # its rows could be compared
     assert report["conditions"]["rule"] == "trained"
     of = {(p["contender"], p["task"]): p for p in report["passes"]}
