@@ -83,6 +83,10 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         facts[-1] = (
             "The base's own files are quantised (bitsandbytes): its weights were dequantised, its rounding is in them"
         )
+    if record.get("untied"):
+        facts.append(
+            "The base's output embedding was its input embedding; the adapter changes only the output, so here they are two"
+        )
     sections, tags = ["# Base model with a LoRA adapter merged into its weights"], ["lora", "merge"]
     if adapter.get("description"):
         tags = [*TAGS, "merge"]

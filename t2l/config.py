@@ -189,6 +189,10 @@ class EvaluateConfig:
     """None for t2l's own board, or the lm-evaluation-harness (harness=lm_eval) on `tasks`"""
     tasks: list[str] = field(default_factory=list)
     """tasks of the harness"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1, and the harness's
+    humaneval and mbpp); such
+    code can do harm, so give it a sandbox"""
     splits: list[str] | None = None
     """splits to score; None means all"""
     robustness_split: str | None = "unseen_combination"
@@ -298,6 +302,9 @@ class CompareMethodsConfig:
     evaluation: BoardConfig = field(default_factory=BoardConfig)
     splits: list[str] = field(default_factory=lambda: ["train"])
     """splits whose scored tasks are trained, on their own training examples"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
+    code can do harm, so give it a sandbox"""
     seed: int = 0
     """decides the tasks, initial values and data order"""
     run_dir: str | None = None
@@ -337,6 +344,9 @@ class QuickstartConfig:
         default_factory=lambda: ["base", "prompted", "formal_code", "multi_task", "oracle", "generated"]
     )
     """which contenders to score"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
+    code can do harm, so give it a sandbox"""
     descriptions_per_task: int = 48
     """training descriptions of each task that are used"""
     seed: int = 0

@@ -23,17 +23,18 @@ from t2l.checkpoint import (
 from t2l.conditions import ScoredPromptConfig, conditions_for, trained_in
 from t2l.confidence import Calibration
 from t2l.config import EvaluateConfig
+from t2l.decoding import describe_decoding
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map
 from t2l.evaluation.board import Board, Cell, view_split
 from t2l.evaluation.calibration import calibrate
+from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter
 from t2l.evaluation.conditioning import CONDITIONS, Generated, generate_adapters
 from t2l.evaluation.contenders import (
     Base,
     Contender,
     FormalCode,
-    InContext,
     MethodOracle,
     MultiTask,
     Oracle,
@@ -44,11 +45,12 @@ from t2l.evaluation.contenders import (
 from t2l.evaluation.costs import cost_row, mean_usage
 from t2l.evaluation.data_checks import DataChecks
 from t2l.evaluation.encoders import Encoders
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
 from t2l.evaluation.report import Findings, score_table, write_report
 from t2l.evaluation.robustness import robustness
-from t2l.evaluation.scoring import check_scorable
+from t2l.evaluation.scoring import check_code, check_scorable
 from t2l.few_shot import FewShot, Refined
 from t2l.generate import load_generator
 from t2l.kept_calibration import check_writable, keep_calibration
@@ -97,6 +99,11 @@ class Evaluation:
         self.views = [
             view_split(self.suite, name, config.evaluation, config.seed, config.prompt.is_shown) for name in names
         ]
+        for task in {t.name: t for view in self.views for t in view.tasks}.values():
+            check_code(task)
+        self.base = load_base_model(config.base_model)
+        self.library = open_library(Path(config.library), self.base) if config.library else None
+        self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
         self.trained = suites.build(config.training_suite) if config.training_suite is not None else self.suite
         self.training_tasks = list(self.trained.split("train").tasks) if "train" in self.trained.splits else []
         self._check_training_tasks()
@@ -180,8 +187,8 @@ class Evaluation:
         return {
             "base": lambda: [Base()],
             "prompted": lambda: [Prompted()],
-            "icl": lambda: [InContext(few.shots, with_description=False)],
-            "prompted_icl": lambda: [InContext(few.shots, with_description=True)],
+            "icl": lambda: [InContext(self.base, few.shots, False, config.evaluation, few.format_rows)],
+            "prompted_icl": lambda: [InContext(self.base, few.shots, True, config.evaluation, few.format_rows)],
             "formal_code": lambda: [FormalCode()],
             "library_mean": lambda: [LibraryMean(library().adapters, self.training_tasks)],
             "multi_task": lambda: [MultiTask(library().static, MULTI_TASK)],
@@ -198,6 +205,7 @@ class Evaluation:
                     few.examples,
                     few.tasks_at_once,
                     seed,
+                    few.max_length,
                 )
             ],
             "few_shot": lambda: [FewShot(self.base, self.spec, few, seed)],
@@ -336,7 +344,7 @@ class Evaluation:
             "conditions": self.conditions.to_json(),
             "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
             "selection": config.selection,
-            "decoding": "greedy",
+            "decoding": describe_decoding(base.overridden_decoding),
             "environment": environment(),
         }
 
@@ -359,6 +367,7 @@ def _method_oracles(config: EvaluateConfig, base: BaseModel) -> list[Contender]:
     return made
 
 
+@as_configured
 def evaluate(config: EvaluateConfig) -> list[Cell]:
     """Scores contenders on splits and writes the report. Returns the scored cells.
 

@@ -20,9 +20,10 @@ from t2l.base_model import BaseModel, verify_frozen
 from t2l.config import EvaluateConfig
 from t2l.evaluate import Evaluation, check_report_folder
 from t2l.evaluation.board import SameInputsError
+from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
-from t2l.evaluation.harness import Harness, descriptions_of
+from t2l.evaluation.harness import Harness, descriptions_of, what_differs
 from t2l.evaluation.harness_data import as_suite
 from t2l.evaluation.harness_report import Pass, Row, rows_of, write_harness_report
 from t2l.injection import inject
@@ -109,6 +110,7 @@ class _Scoring:
             getattr(contender, "close", lambda: None)()
 
 
+@as_configured
 def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """Scores contenders on harness tasks; writes harness.json, harness.md and harness_samples.jsonl. Returns the rows.
 
@@ -151,7 +153,8 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
         }
         for t, (n, (texts, source)) in zip(view.tasks, told.items(), strict=True)
     }
-    write_harness_report(Path(config.run_dir), rows, passes, tasks, parts.provenance())
+    about = {**parts.provenance(), "prompts": what_differs(config.harness, parts.base.tokenizer)}
+    write_harness_report(Path(config.run_dir), rows, passes, tasks, about)
     return rows
 
 

@@ -21,7 +21,7 @@ from t2l.checkpoint import (
 )
 from t2l.confidence import distances
 from t2l.encoder import TaskEncoder
-from t2l.files import FileProblemError
+from t2l.files import FileProblemError, check_finite
 from t2l.hypernetwork import Hypernetwork
 from t2l.kept_calibration import kept_calibration
 from t2l.lora import LoraWeights
@@ -60,9 +60,12 @@ class Generator:
 
     @torch.no_grad()
     def __call__(self, descriptions: Sequence[str]) -> LoraWeights:
-        """One adapter per description. Raises ValueError for an empty description."""
+        """One adapter per description. Raises ValueError for an empty description, or if a value is not finite."""
         device = next(self.hypernetwork.parameters()).device
-        return self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+        weights = self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+        for side, tensors in (("A", weights.A), ("B", weights.B)):
+            check_finite({f"{side} of {k}": t for k, t in tensors.items()}, f"adapters of checkpoint {self.checkpoint}")
+        return weights
 
 
 def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confidence | None]:

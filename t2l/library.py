@@ -16,6 +16,7 @@ from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_json
 from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.manifest import Manifest
+from t2l.model_files import earlier_fingerprint_hint
 
 LIBRARY_RECORD = "library.json"
 MULTI_TASK = "multi_task"
@@ -78,6 +79,7 @@ class AdapterLibrary:
                 raise ValueError(
                     f"{self.path(task)} was trained on another base model (fingerprint {str(made_for)[:12]}, "
                     f"this base has {self.base_fingerprint[:12]})"
+                    f"{earlier_fingerprint_hint(str(made_for), self.base_fingerprint)}"
                 )
             loaded.append(load_adapter(self.path(task), self.spec))
         return concatenate(loaded)
@@ -130,5 +132,6 @@ def open_library(folder: Path, base: BaseModel) -> LibraryFolder:
         raise ValueError(
             f"library={folder} was trained on another base model (fingerprint {record['base_fingerprint'][:12]}); "
             f"this base has {base.fingerprint[:12]}"
+            f"{earlier_fingerprint_hint(record['base_fingerprint'], base.fingerprint)}"
         )
     return LibraryFolder.of(folder, LoraSpec.from_json(record["spec"]), base)

@@ -15,7 +15,8 @@ from t2l.conditions import conditions_for, trained_in
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import view_split
-from t2l.evaluation.scoring import greedy_answers
+from t2l.evaluation.code_runner import as_configured
+from t2l.evaluation.scoring import check_code, greedy_answers
 from t2l.library import open_library
 from t2l.tasks import TaskSuite
 
@@ -71,9 +72,14 @@ def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
     console.print(f"PEFT adapter folder: {out}")
 
 
+@as_configured
 def quickstart(config: QuickstartConfig) -> None:
     """Runs the whole path; what is already in the run folder is kept and not done again."""
     console, folder = Console(), Path(config.run_dir or "runs/quickstart")
+    suite = suites.build(config.suite)
+    for split in (name for name, s in suite.splits.items() if s.tasks):
+        for task in view_split(suite, split, config.evaluation, config.seed).tasks:
+            check_code(task)
     console.rule("1/5 library: one LoRA per task, and the multi-task LoRA")
     verbs.train_library(
         TrainLibraryConfig(
@@ -102,6 +108,7 @@ def quickstart(config: QuickstartConfig) -> None:
             library=str(folder / "library"),
             contenders=config.contenders,
             few_shot=config.few_shot,
+            allow_code_execution=config.allow_code_execution,
             robustness_split=None,
             keep_calibration="generated" in config.contenders,
             checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],

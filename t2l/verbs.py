@@ -34,6 +34,7 @@ from t2l.files import atomic_folder, write_json
 from t2l.generate import Confidence, base_for, load_generator, read_descriptions, write_adapters
 from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.library_data import targets_trained_on
+from t2l.library_report import training_outcome
 from t2l.library_training import train_library as train_adapters_of
 from t2l.library_training import train_multi_task
 from t2l.lora import LoraSpec
@@ -42,7 +43,8 @@ from t2l.method_training import make_method_library
 from t2l.methods.library import RECORD_FILE
 from t2l.pretrain_base import PretrainBaseConfig, pretrain, save_base
 from t2l.run import Run, environment, environments
-from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.soundness import target_norm
+from t2l.tasks import CutCount, Task, TaskSuite, tokenize_examples
 from t2l.training import Objective, ReconstructionConfig, ReconstructionObjective, SftObjective
 from t2l.training import train as run_training
 
@@ -77,7 +79,8 @@ def _trainable(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[s
 def train_library(config: TrainLibraryConfig, world: World | None = None) -> Path:
     """Trains the missing oracle adapters and the multi-task LoRA. Returns the library's folder.
 
-    With another method than batched_lora, trains that on each task instead, and no multi-task LoRA.
+    With another method than batched_lora, trains that on each task instead, and no multi-task LoRA. What failed is in
+    the library's record (`library_report.training_outcome`), the rest is there.
 
     Raises ValueError for an unknown task or split, or an adapter there that was made otherwise.
     """
@@ -96,6 +99,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         "spec": libraries.spec.to_json(),
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
+        "base_norm": target_norm(base.model, libraries.spec),
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
         "definition": config.prompt.definition,
         "conditions": conditions,
@@ -113,13 +117,18 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         failed = train_adapters_of(
             libraries.adapters, base, tasks, config.training, config.seed, world, prompt=config.prompt
         )
+        record["failed"] = failed
+        if world.is_main:
+            write_json(folder / LIBRARY_RECORD, record)
         if config.tasks is None and training_tasks and world.is_main:
             static, settings = libraries.static, config.multi_task
             train_multi_task(static, base, training_tasks, settings, config.seed, MULTI_TASK, config.prompt)
     if world.is_main:
-        write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters, "failed": failed})
+        write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters})
     world.wait()
     log.info("library of %d adapters in %s", len(libraries.adapters.tasks()), folder)
+    if world.is_main:
+        training_outcome(folder).log()
     return folder
 
 
@@ -139,6 +148,7 @@ def _train_method_library(config: TrainLibraryConfig) -> Path:
         "environments": environments(folder / RECORD_FILE),
     }
     make_method_library(folder, method, base, tasks, config.seed, record, config.prompt)
+    training_outcome(folder).log()
     return folder
 
 
@@ -161,7 +171,9 @@ def _objective(
         weights = library.adapters.load([t.name for t in tasks]).to(base.device)
         return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings, world)
     shown = [config.prompt.apply(t) for t in tasks]
-    rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.trainer.max_length) for t in shown]
+    cuts, longest = CutCount(), config.trainer.max_length
+    rows = [tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts) for t in shown]
+    cuts.warn(longest)
     return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings, world)
 
 

@@ -55,9 +55,12 @@ def test_base_model_states_are_those_of_each_text_alone(tokenizer: Any, architec
     tokenizer.padding_side = side
     base = BaseModel(tiny_model(architecture), tokenizer, "tiny", "tiny", f"fingerprint-of-{architecture}")
     for layer, template in ((-1, "raw"), (0, "raw"), (2, "chat")):
-        config = BaseModelEncoderConfig(layer=layer, template=template, prompt="tools: ", cache="", batch_size=2)
-        found = TaskEncoder(config, base).encode(TEXTS)
-        expected = torch.stack([states(base, f"tools: {text}", template)[layer, -1] for text in TEXTS])
+        config = BaseModelEncoderConfig(
+            layer=layer, template=template, prompt="tools: ", cache="", batch_size=2, full_stop=layer != 0
+        )
+        texts = TEXTS if layer else [text.removesuffix(".") for text in TEXTS]  # layer 0 sees the last token alone
+        found = TaskEncoder(config, base).encode(texts)
+        expected = torch.stack([states(base, f"tools: {text}", template)[layer, -1] for text in texts])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -140,6 +140,7 @@ def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
             f"lm_eval {report['harness']['version']}; task versions: {versions}.",
             f"Base model: {report['base_model']['name']}, {report['base_model']['fingerprint'][:12]}.",
             f"Tasks of these that a checkpoint or an adapter was trained on, by name: {', '.join(seen) or 'none'}.",
+            *([report["prompts"]] if report.get("prompts") else []),
             *(f"{note}." for note in report.get("data_notes", [])),
             *(
                 [f"Not checked, for want of a record: {', '.join(report['unchecked'])}."]

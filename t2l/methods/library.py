@@ -13,6 +13,7 @@ from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, atomic_folder, read_json, write_json, write_tensors
 from t2l.manifest import Manifest
 from t2l.methods import Attached, Method, from_settings
+from t2l.model_files import earlier_fingerprint_hint
 
 RECORD_FILE = "method.json"
 
@@ -52,6 +53,7 @@ class MethodLibrary:
             raise ValueError(
                 f"{self.folder} was trained on another base model (fingerprint {self.base_fingerprint[:12]}); "
                 f"this base has {base.fingerprint[:12]}"
+                f"{earlier_fingerprint_hint(self.base_fingerprint, base.fingerprint)}"
             )
 
     def record(self) -> dict[str, Any]:
