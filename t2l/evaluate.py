@@ -376,7 +376,8 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
-    check_report_folder(Path(config.run_dir))
+    folder = Path(config.run_dir)
+    check_report_folder(folder)
     torch.manual_seed(config.seed)
     parts = Evaluation(config)
     config = parts.config
@@ -398,7 +399,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
         confidence=parts.confidence(cells) if config.confidence and has_generated else {},
         map=parts.map() if has_generated else {},
     )
-    write_report(Path(config.run_dir), found)
+    write_report(folder, found)
     return cells
 
 

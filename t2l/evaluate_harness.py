@@ -119,7 +119,8 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
-    check_report_folder(Path(config.run_dir))
+    folder = Path(config.run_dir)
+    check_report_folder(folder)
     torch.manual_seed(config.seed)
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))
@@ -154,7 +155,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
         for t, (n, (texts, source)) in zip(view.tasks, told.items(), strict=True)
     }
     about = {**parts.provenance(), "prompts": what_differs(config.harness, parts.base.tokenizer)}
-    write_harness_report(Path(config.run_dir), rows, passes, tasks, about)
+    write_harness_report(folder, rows, passes, tasks, about)
     return rows
 
 

@@ -192,7 +192,10 @@ def _learnt_from(
     known = [t for t in targets if t is not None]
     if len(known) < len(tasks):
         log.warning("library=%s does not say what %d of its adapters were trained on", folder, len(tasks) - len(known))
-    return library_record(folder).get("conditions"), Manifest.union([manifest, *known]), len(known) == len(tasks)
+    record = library_record(folder)
+    if (record.get("suite") or {}).get("sha256") not in (None, suite.content_hash()):
+        log.warning("library=%s was trained on a suite of other content, though on this one's training rows", folder)
+    return record.get("conditions"), Manifest.union([manifest, *known]), len(known) == len(tasks)
 
 
 def train(config: TrainConfig, world: World | None = None) -> Path:
