@@ -6,6 +6,7 @@ further to go.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,10 @@ from t2l.evaluation.contenders import Entry, SplitView, training_examples
 from t2l.evaluation.costs import Costs
 from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
-from t2l.tasks import tokenize_examples
+from t2l.soundness import judge_adapter, measure_losses
+from t2l.tasks import CutCount, tokenize_examples
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,11 +36,15 @@ class FewShotConfig:
     """peak learning rate from a fresh LoRA"""
     shots: int = 4
     """solved examples in the prompt of in-context learning"""
+    format_rows: int = 48
+    """rows per split, none of them scored, on which it is decided how these examples are put (chat turns, text)"""
     tasks_at_once: int = 50
     """tasks that share a forward pass"""
+    max_length: int = 512
+    """longest training row in tokens; user turns lose their beginning"""
 
     def __post_init__(self) -> None:
-        for key in ("examples", "steps", "shots", "tasks_at_once"):
+        for key in ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows"):
             if getattr(self, key) < 1:
                 raise ValueError(f"few_shot.{key} must be at least 1, not {getattr(self, key)}")
         if self.refine_lr <= 0 or self.fresh_lr <= 0:
@@ -48,23 +56,34 @@ def train_few_shot(
 ) -> LoraWeights:
     """Each task's adapter, trained from `start` [tasks] on the task's first training examples.
 
-    Raises ValueError for a task with too few.
+    What diverged or learnt nothing is warned of. Raises ValueError for a task with too few.
     """
     slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
     trained: dict[str, TrainedAdapter] = {}
+    cuts = CutCount()
     for begin in range(0, len(view.tasks), config.tasks_at_once):
         tasks = [view.as_trained(t) for t in view.tasks[begin : begin + config.tasks_at_once]]
-        jobs = [
-            TrainingJob(
-                t.name, tokenize_examples(base.tokenizer, training_examples(t, config.examples), max_length=512)
-            )
-            for t in tasks
-        ]
+        jobs = []
+        for task in tasks:
+            examples = training_examples(task, config.examples)
+            rows = tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
+            jobs.append(TrainingJob(task.name, rows))
         trainer = SlotTrainer(base, spec, jobs, len(jobs), slots, seed)
         trainer.adopt(start[slice(begin, begin + len(tasks))].map(lambda t: t.detach().clone()).to(base.device))
         while not trainer.done:
             trained.update({a.name: a for a in trainer.step()})
+        for job in jobs:
+            _tell(base, spec, job, trained[job.name], trainer.rows_at_once)
+    cuts.warn(config.max_length)
     return concatenate(trained[t.name].weights for t in view.tasks).to(base.device)
+
+
+def _tell(base: BaseModel, spec: LoraSpec, job: TrainingJob, adapter: TrainedAdapter, at_once: int) -> None:
+    """Warns of an adapter that is not sound; it is scored all the same, since that is what such training gives."""
+    losses = measure_losses(base, spec, adapter.weights, job.rows, (), None, at_once)
+    judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, None)
+    if not judgement.is_sound:
+        log.warning("few-shot training on task %s %s", job.name, judgement)
 
 
 class FewShot:

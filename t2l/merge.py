@@ -32,7 +32,13 @@ from t2l.adapter_io import (
 )
 from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model
 from t2l.files import FileProblemError, atomic_folder, read_tensors, write_json, write_text
-from t2l.model_files import cached_snapshot, file_fingerprint, model_config, resolve_path
+from t2l.model_files import (
+    cached_snapshot,
+    earlier_fingerprint_hint,
+    file_fingerprint,
+    model_config,
+    resolve_path,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 SAMPLE_TOKENS = 16
@@ -122,7 +128,7 @@ def _check_base(adapter: Path, name: str, made_for: str | None, found: str | Non
     if made_for and found and made_for != found:
         raise ValueError(
             f"{adapter} was made for another base model (fingerprint {made_for[:12]}); {name} has {found[:12]}: "
-            "name the right one with --base-model"
+            f"name the right one with --base-model{earlier_fingerprint_hint(made_for, found)}"
         )
 
 
