@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from t2l.adapters import ADAPTER_MEMORY, AdapterSource, Cached, Held, as_source
 from t2l.base_model import BaseModel, checkpointing, label_logits
 from t2l.batches import TaskDraw, cheapest_passes, collate, draw_noise, draw_tasks, gather_embeddings
 from t2l.checkpoint import CheckpointRecord, TrainingData, latest_checkpoint, resume, save_checkpoint
@@ -247,28 +248,32 @@ class ReconstructionObjective:
         config: ReconstructionConfig,
         trainer: TrainerConfig,
         seed: int,
-        library: LoraWeights,
+        library: LoraWeights | AdapterSource,
         embeddings: Sequence[Float[Tensor, "descriptions d_embedding"]],
         world: World | None = None,
     ) -> None:
+        """`library` is read step by step; as much of it as fits `ADAPTER_MEMORY` stays in memory."""
         self.config, self.trainer, self.seed = config, trainer, seed
-        self.library, self.world = library, world or World()
+        self.library, self.world = as_source(library), world or World()
+        is_small = len(self.library.groups(ADAPTER_MEMORY)) == 1
+        self._targets = Held(self.library.all()) if is_small else Cached(self.library, ADAPTER_MEMORY)
         self.descriptions = _Descriptions(embeddings, trainer.description_noise, seed)
 
     def prepare(self, hypernetwork: Hypernetwork) -> None:
         """Sets the output statistics for the z-scored L1; the other distances need none."""
         if self.config.distance == "l1" and self.config.standardise:
             hypernetwork.set_statistics(self.library)
+            self.library.release()
 
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """One step on `tasks_per_step` adapters."""
         draw = draw_tasks(
-            self.seed, step, self.library.batch_size, self.trainer.tasks_per_step,
-            self.descriptions.counts, [1] * self.library.batch_size, 1,
+            self.seed, step, self.library.count, self.trainer.tasks_per_step,
+            self.descriptions.counts, [1] * self.library.count, 1,
         )  # fmt: skip
         share = self.world.share(len(draw.tasks), "trainer.tasks_per_step")
-        target = self.library[draw.tasks[share]]
-        device = target.tensors()[0].device
+        device = next(hypernetwork.parameters()).device
+        target = self._targets.make(draw.tasks[share]).to(device)
         predicted = self.descriptions.generate(hypernetwork, draw, share, step, device)
         if self.config.distance == "l1":
             units = unwrap(hypernetwork)

@@ -168,8 +168,8 @@ def _objective(
         library = open_library(Path(config.library or ""), base)
         if library.spec != spec:
             raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
-        weights = library.adapters.load([t.name for t in tasks]).to(base.device)
-        return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings, world)
+        adapters = library.adapters.source([t.name for t in tasks])
+        return ReconstructionObjective(config.objective, config.trainer, config.seed, adapters, embeddings, world)
     shown = [config.prompt.apply(t) for t in tasks]
     cuts, longest = CutCount(), config.trainer.max_length
     rows = [tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts) for t in shown]

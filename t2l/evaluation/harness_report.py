@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,15 @@ def rows_of(passes: Sequence[Pass]) -> list[Row]:
     return [row for same in cells.values() for row in Row.of(same)]
 
 
-def _plain(data: Any) -> Any:
-    """Data as JSON holds it; the harness's functions and arrays as text."""
-    return json.loads(json.dumps(data, default=str))
+def plain(data: Any) -> Any:
+    """Data as JSON holds it: numbers of numpy and torch as numbers, the harness's functions and arrays as text."""
+    return json.loads(json.dumps(data, default=_number_or_text))
+
+
+def _number_or_text(value: Any) -> Any:
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else str(value)
 
 
 def write_harness_report(
@@ -121,7 +127,7 @@ def write_harness_report(
         folder / "harness_samples.jsonl",
         "".join(json.dumps(s, default=str) + "\n" for p in passes for s in p.samples()),
     )
-    write_json(folder / "harness.json", _plain(report))
+    write_json(folder / "harness.json", plain(report))
     write_text(folder / "harness.md", _markdown(rows, report))
 
 

@@ -14,7 +14,7 @@ from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
 from t2l.evaluation.statistics import Estimate, recovered_fraction
-from t2l.files import write_json, write_text
+from t2l.files import write_bytes, write_json, write_text
 from t2l.manifest import Overlap
 
 HEADLINE_SEEDS = 3
@@ -35,6 +35,8 @@ class Findings:
     samples: int
     seed: int
     costs: Sequence[Mapping[str, Any]] = ()
+    identities: Mapping[str, Any] = field(default_factory=dict)
+    """per contender, what each of its runs is (`identity.identity`)"""
     overlaps: Sequence[Overlap] = ()
     shows_description: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -225,6 +227,7 @@ def report_data(found: Findings) -> dict[str, Any]:
         "controls": control_differences(found.cells, found.samples, found.seed),
         "recovered": recovered_fractions(found),
         "costs": [dict(c) for c in found.costs],
+        "identities": dict(found.identities),
         "robustness": dict(found.robustness),
         "confidence": dict(found.confidence),
         "in_context": in_context_formats(found.cells),
@@ -351,10 +354,17 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
 def _some(names: Sequence[str], most: int = 10) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+class FigureError(ValueError):
+    """A figure of a report could not be drawn; everything else of the report is there."""
 
 
 def write_report(folder: Path, found: Findings) -> dict[str, Any]:
-    """Writes report.json, report.md, report.html, figures and answers.jsonl into a folder. Returns what report.json holds."""
+    """Writes answers.jsonl, report.json and report.md into a folder, then figures and report.html.
+
+    Returns what report.json holds.
+
+    Raises FigureError where a figure could not be drawn, when all the rest is written.
+    """
     from t2l.evaluation.figures import draw_figures
     from t2l.evaluation.page import page
 
@@ -362,10 +372,19 @@ def write_report(folder: Path, found: Findings) -> dict[str, Any]:
     data = report_data(found)
     write_answers(folder / "answers.jsonl", found.cells)
     write_json(folder / "report.json", data)
-    figures = draw_figures(found, data)
-    for name, image in figures.items():
-        (folder / f"{name}.png").write_bytes(image)
     text = report_text(found, data)
     write_text(folder / "report.md", text)
+    figures, failed = draw_figures(found, data)
+    for name, image in figures.items():
+        write_bytes(folder / f"{name}.png", image)
+    for name in failed:
+        text = text.replace(f"![{name}]({name}.png)", f"(The figure {name} could not be drawn.)")
+    write_text(folder / "report.md", text)
     write_text(folder / "report.html", page(text, figures))
+    if failed:
+        name, problem = next(iter(failed.items()))
+        raise FigureError(
+            f"the report is in {folder}, but without {len(failed)} of its figures, first {name!r} ({problem}); the same "
+            "command draws them again from the answers that are there"
+        )
     return data
