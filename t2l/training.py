@@ -7,7 +7,7 @@ place); the loop owns the schedule, clipping, logging, checkpoints and resuming.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from t2l import random_state
 from t2l.base_model import BaseModel, checkpointing, label_logits
 from t2l.batches import TaskDraw, cheapest_passes, collate, draw_noise, draw_tasks, gather_embeddings
 from t2l.checkpoint import CheckpointRecord, TrainingData, latest_checkpoint, resume, save_checkpoint
@@ -24,13 +25,18 @@ from t2l.hypernetwork import Hypernetwork
 from t2l.injection import inject
 from t2l.lora import LoraWeights
 from t2l.objectives import frobenius_distance, l1_distance, label_loss, product_norm, weight_penalty
+from t2l.out_of_memory import explained
+from t2l.progress import Progress
 from t2l.run import Run
+from t2l.seeding import generator_for
+from t2l.selection import SELECT_BY, Selection
 from t2l.slots import linear_schedule
 from t2l.tasks import TokenizedExample
 
 log = logging.getLogger(__name__)
 OPTIMIZERS = ("adamw", "adamw_8bit")
 ADAPTER_DTYPES = ("float32", "bfloat16", "float16")
+SCHEDULES = ("linear", "constant")
 
 
 @dataclass
@@ -46,7 +52,13 @@ class TrainerConfig:
     beta2: float = 0.999
     """decay of AdamW's second moment"""
     warmup_fraction: float = 0.1
-    """part of the steps over which the learning rate rises; it then falls linearly to zero"""
+    """part of the steps over which the learning rate rises"""
+    warmup_steps: int | None = None
+    """steps over which the learning rate rises, instead of warmup_fraction of them"""
+    schedule: str = "linear"
+    """after the rise, linear: it falls linearly to zero at the last step; constant: it stays. A finished run can go on
+    to more steps, exactly, if these leave the learning rate of the steps already done as it was (constant, with
+    warmup_steps)"""
     clip: float = 1.0
     """largest gradient norm"""
     tasks_per_step: int = 48
@@ -75,8 +87,23 @@ class TrainerConfig:
     """steps between checkpoints"""
     log_every: int = 10
     """steps between lines of metrics.jsonl"""
+    validate_every: int | None = None
+    """steps between validations, the last step always among them; None: never. Validation draws nothing at random and
+    changes no weight"""
+    validation_tasks: int = 64
+    """most tasks of each part of the validation set (`validation.parts_of`)"""
+    validation_rows: int = 4
+    """rows of each of these tasks"""
+    validate_score: bool = False
+    """whether validation also decodes answers to its rows and scores them by each task's metric"""
+    select_by: str = "validation/loss"
+    """what the best checkpoint is chosen by: validation/loss (of the responses under generated adapters, in nats per
+    token), validation/score (needs validate_score) or validation/distance (to library adapters of validation tasks)"""
+    patience: int | None = None
+    """validations without a better one after which training ends; None: it goes on to the last step"""
 
     def __post_init__(self) -> None:
+        self._check_validation()
         counts = (
             "steps",
             "tasks_per_step",
@@ -85,11 +112,14 @@ class TrainerConfig:
             "log_every",
             "pass_cost",
             "max_length",
+            "validation_tasks",
+            "validation_rows",
         )
         for key in counts:
             if getattr(self, key) < 1:
                 raise ValueError(f"trainer.{key} must be at least 1, not {getattr(self, key)}")
-        for key, allowed in (("optimizer", OPTIMIZERS), ("adapter_dtype", ADAPTER_DTYPES)):
+        choices = (("optimizer", OPTIMIZERS), ("adapter_dtype", ADAPTER_DTYPES), ("schedule", SCHEDULES))
+        for key, allowed in choices:
             if getattr(self, key) not in allowed:
                 raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, not {getattr(self, key)!r}")
         if self.rows_per_pass is not None and self.rows_per_pass < self.rows_per_task:
@@ -107,6 +137,44 @@ class TrainerConfig:
             raise ValueError(f"trainer.description_noise must be 0 or more, not {self.description_noise}")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"trainer.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
+        if self.warmup_steps is not None and self.warmup_steps < 1:
+            raise ValueError(f"trainer.warmup_steps must be at least 1, or null, not {self.warmup_steps}")
+
+    def _check_validation(self) -> None:
+        for key in ("validate_every", "patience"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"trainer.{key} must be at least 1, or null, not {value}")
+        if self.select_by not in SELECT_BY:
+            raise ValueError(f"trainer.select_by must be one of {', '.join(SELECT_BY)}, not {self.select_by!r}")
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError("trainer.patience counts validations, and there are none: set trainer.validate_every")
+        if self.select_by == "validation/score" and not self.validate_score:
+            raise ValueError("trainer.select_by=validation/score needs trainer.validate_score=true")
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warmup = self.warmup_steps or max(1, round(self.steps * self.warmup_fraction))
+        if self.schedule == "constant":
+            return self.lr * min(1.0, (step + 1) / warmup)
+        if self.warmup_steps is None:
+            return self.lr * linear_schedule(step, self.steps, self.warmup_fraction)
+        return self.lr * min(1.0, (step + 1) / warmup, (self.steps - step) / max(1, self.steps - warmup))
+
+    def out_of_memory(self, through_base: bool) -> str:
+        """What to turn if a step does not fit into memory."""
+        rows, free = self.tasks_per_step * self.rows_per_task, []
+        at_once = min(rows, self.rows_per_pass or rows)
+        fewer = max(self.rows_per_task, at_once // 2 // self.rows_per_task * self.rows_per_task)
+        if through_base and fewer < at_once:
+            free.append(f"trainer.rows_per_pass={fewer}")
+        if through_base and not self.gradient_checkpointing:
+            free.append("trainer.gradient_checkpointing=true")
+        other = ["trainer.adapter_dtype=bfloat16"] if through_base and self.adapter_dtype == "float32" else []
+        other += ["trainer.optimizer=adamw_8bit"] if self.optimizer == "adamw" else []
+        other.append(f"trainer.tasks_per_step below {self.tasks_per_step}")
+        told = f"{' and '.join(free)} change no result, so the run goes on from its last checkpoint with them; " if free else ""
+        return f"{told}{', '.join(other)} need another run_dir; `t2l plan ... memory_gb=SIZE` says what fits"
 
 
 @dataclass
@@ -148,6 +216,9 @@ class ReconstructionConfig:
 class Objective(Protocol):
     """What the loop needs of an objective."""
 
+    through_base: bool
+    """whether a step's loss goes through the base model"""
+
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """Computes a step's loss, accumulates gradients, and returns metrics to log.
 
@@ -183,6 +254,8 @@ class _Descriptions:
 
 class SftObjective:
     """Cross-entropy of responses under generated adapters (the SFT loss of Charakorn et al. 2025)."""
+
+    through_base = True
 
     def __init__(
         self,
@@ -241,6 +314,8 @@ class SftObjective:
 class ReconstructionObjective:
     """Distance to the library's adapters (the reconstruction loss of Charakorn et al. 2025)."""
 
+    through_base = False
+
     def __init__(
         self,
         config: ReconstructionConfig,
@@ -259,6 +334,13 @@ class ReconstructionObjective:
         if self.config.distance == "l1" and self.config.standardise:
             hypernetwork.set_statistics(self.library)
 
+    def distance(self, units: Hypernetwork, predicted: LoraWeights, target: LoraWeights) -> Float[Tensor, ""]:
+        """The loss of generated adapters beside those they should be; `units` is the hypernetwork without wrapper."""
+        if self.config.distance == "l1":
+            return l1_distance(units.normalise(predicted), units.normalise(target))
+        distance = frobenius_distance(predicted, target)
+        return (distance / product_norm(target) if self.config.standardise else distance).mean()
+
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """One step on `tasks_per_step` adapters."""
         draw = draw_tasks(
@@ -269,12 +351,7 @@ class ReconstructionObjective:
         target = self.library[draw.tasks[share]]
         device = target.tensors()[0].device
         predicted = self.descriptions.generate(hypernetwork, draw, share, step, device)
-        if self.config.distance == "l1":
-            units = unwrap(hypernetwork)
-            loss = l1_distance(units.normalise(predicted), units.normalise(target))
-        else:
-            distance = frobenius_distance(predicted, target)
-            loss = (distance / product_norm(target) if self.config.standardise else distance).mean()
+        loss = self.distance(unwrap(hypernetwork), predicted, target)
         loss.backward()
         return {"train/loss": loss.item()}
 
@@ -288,9 +365,59 @@ def make_optimizer(config: TrainerConfig, hypernetwork: Hypernetwork) -> torch.o
     }
     if config.optimizer == "adamw":
         return torch.optim.AdamW(hypernetwork.parameters(), **options)
+    if config.optimizer != "adamw_8bit":
+        raise ValueError(f"trainer.optimizer: there is no {config.optimizer!r}")
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(hypernetwork.parameters(), **options)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the loop needs of validation: metrics of a hypernetwork, and what they are measured on."""
+
+    measure: Callable[[Hypernetwork], dict[str, float]]
+    """gives `trainer.select_by` and other metrics, the same in every process; leaves the hypernetwork as it was"""
+    on: Mapping[str, Any]
+    """tasks, rows and where descriptions come from, by part"""
+
+
+def is_trained(config: TrainerConfig, record: CheckpointRecord) -> bool:
+    """Whether a checkpoint is the end of its training: after the last step, or where training stopped early."""
+    return record.step >= config.steps or (record.selection is not None and record.selection.is_over(config.patience))
+
+
+def _train_step(
+    config: TrainerConfig,
+    objective: Objective,
+    model: nn.Module,
+    hypernetwork: Hypernetwork,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> dict[str, float]:
+    """One update of the hypernetwork, which `model` may wrap. Returns the step's metrics."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate(step)
+    metrics = objective.backward(model, step)
+    norm = torch.nn.utils.clip_grad_norm_(hypernetwork.parameters(), config.clip)
+    if not bool(norm.isfinite()):
+        raise ValueError(f"training diverged at step {step + 1} (gradient norm {float(norm)}): lower trainer.lr")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**metrics, "train/grad_norm": float(norm), "train/lr": config.learning_rate(step)}
+
+
+def _validate(
+    config: TrainerConfig, validation: Validation | None, hypernetwork: Hypernetwork, record: CheckpointRecord
+) -> tuple[CheckpointRecord, dict[str, float]]:
+    """The record with a newer choice, and the metrics, of a step that is to be validated; else the record and nothing."""
+    if validation is None or record.selection is None or config.validate_every is None:
+        return record, {}
+    if record.step % config.validate_every and record.step != config.steps:
+        return record, {}
+    with random_state.undisturbed():
+        metrics = validation.measure(hypernetwork)
+    return replace(record, selection=record.selection.after(record.step, metrics)), metrics
 
 
 def train(
@@ -302,47 +429,52 @@ def train(
     seed: int,
     world: World | None = None,
     training_data: TrainingData | None = None,
+    validation: Validation | None = None,
 ) -> CheckpointRecord:
     """Trains to the end, resuming from the run's newest checkpoint. Returns the final record.
 
     Among several processes each takes its share of a step's tasks, gradients are averaged by
     DistributedDataParallel, and the main process writes: the global batch and its loss stay the same.
 
-    Resuming is exact: sampling is a function of (seed, step), and optimiser moments and the torch
-    generator come back from the checkpoint.
+    Resuming is exact: sampling is a function of (seed, step), and optimiser moments, every random generator and the
+    choice of the best checkpoint come back from the checkpoint.
     """
-    from rich.progress import track
-
     world = world or World()
     optimizer = make_optimizer(config, hypernetwork)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed if world.rank == 0 else int(generator_for("process", seed, world.rank).integers(2**62)))
     newest = latest_checkpoint(run.folder)
-    done = resume(newest, hypernetwork, optimizer) if newest is not None else 0
+    if newest is not None:
+        found = resume(newest, hypernetwork, optimizer, world.rank, world.size, seed)
+        record = replace(record, step=found.step, selection=found.selection)
+        log.info("resuming %s at step %d", run.folder, record.step)
+    if validation is not None and record.selection is None:
+        record = replace(record, selection=Selection(config.select_by, validation.on))
     if world.is_main:
-        run.forget_after(done)
-    if done:
-        log.info("resuming %s at step %d", run.folder, done)
+        run.forget_after(record.step)
     model = world.data_parallel(hypernetwork.train())
-    label = f"training ({record.objective})"
-    for step in track(
-        range(done, config.steps), description=label, total=config.steps, completed=done, disable=not world.is_main
+    label, shown = f"training ({record.objective})", world.is_main
+    with (
+        explained(lambda: config.out_of_memory(objective.through_base)),
+        Progress(label, config.steps, completed=record.step, shown=shown) as progress,
     ):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * linear_schedule(step, config.steps, config.warmup_fraction)
-        metrics = objective.backward(model, step)
-        norm = torch.nn.utils.clip_grad_norm_(hypernetwork.parameters(), config.clip)
-        if not bool(norm.isfinite()):
-            raise ValueError(f"training diverged at step {step + 1} (gradient norm {float(norm)}): lower trainer.lr")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        finished = step + 1
-        if finished % config.log_every == 0 or finished == config.steps:
-            learning_rate = optimizer.param_groups[0]["lr"]
-            metrics = {**world.mean(metrics), "train/grad_norm": float(norm), "train/lr": learning_rate}
-            if world.is_main:
-                run.log_metrics(finished, metrics)
-        if world.is_main and (finished % config.checkpoint_every == 0 or finished == config.steps):
-            save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer, training_data)
+        while not is_trained(config, record):
+            step, finished = record.step, record.step + 1
+            metrics = _train_step(config, objective, model, hypernetwork, optimizer, step)
+            record, validated = _validate(config, validation, hypernetwork, replace(record, step=finished))
+            is_end = is_trained(config, record)
+            if finished % config.log_every == 0 or is_end or validated:
+                metrics = {**world.mean(metrics), **validated}
+                if world.is_main:
+                    run.log_metrics(finished, metrics)
+            is_best = record.selection is not None and record.selection.best_step == finished
+            if finished % config.checkpoint_every == 0 or is_end or is_best:
+                states = world.gather(random_state.capture())
+                if world.is_main:
+                    save_checkpoint(run.folder, record, hypernetwork, optimizer, training_data, states)
+            newly = {"validation": validated[config.select_by]} if validated else {}
+            progress.advance(loss=metrics["train/loss"], **newly)
+    if record.selection is not None:
+        log.info("%s: the end is %s", run.folder, record.selection.text(record.step, record.step))
     world.wait()
     hypernetwork.eval()
-    return replace(record, step=config.steps)
+    return record
