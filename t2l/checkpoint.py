@@ -238,7 +238,12 @@ def _load_strictly(model: Hypernetwork, folder: Path) -> None:
 
 
 def resume(
-    folder: Path, hypernetwork: Hypernetwork, optimizer: torch.optim.Optimizer, rank: int = 0, size: int = 1, seed: int = 0
+    folder: Path,
+    hypernetwork: Hypernetwork,
+    optimizer: torch.optim.Optimizer,
+    rank: int = 0,
+    size: int = 1,
+    seed: int = 0,
 ) -> CheckpointRecord:
     """Restores hypernetwork, optimiser and this process's random generators. Returns the checkpoint's record."""
     record = load_record(folder)
@@ -251,7 +256,9 @@ def resume(
 
 def _restore_random(trainer: Mapping[str, Tensor], rank: int, size: int, key: str) -> None:
     """The random states of a process; checkpoints of earlier versions have torch's, of the CPU, of one process alone."""
-    states: dict[int, dict[str, Tensor]] = {0: {"torch": trainer["torch_generator"]}} if "torch_generator" in trainer else {}
+    states: dict[int, dict[str, Tensor]] = (
+        {0: {"torch": trainer["torch_generator"]}} if "torch_generator" in trainer else {}
+    )
     for name, state in trainer.items():
         if name.startswith("random."):
             _, owner, what = name.split(".", 2)
@@ -281,6 +288,19 @@ def check_fits(record: CheckpointRecord, base_fingerprint: str, encoder_identity
         raise ValueError(
             f"{where} was trained with another sentence encoder (identity {record.encoder_identity[:12]}); "
             f"this encoder has {encoder_identity[:12]}; {how}"
+        )
+
+
+def check_goes_on(
+    record: CheckpointRecord, base_fingerprint: str, encoder_identity: str, suite_sha256: str, run_folder: Path
+) -> None:
+    """Raises ValueError unless a run's checkpoint was trained on this base, encoder and data: settings name them alike."""
+    check_fits(record, base_fingerprint, encoder_identity, f"what {run_folder} goes on from")
+    found = record.trained_on.get("suite_sha256", suite_sha256)
+    if found != suite_sha256:
+        raise ValueError(
+            f"{run_folder} was trained on other data under the same settings (suite {found[:12]}, now {suite_sha256[:12]}): "
+            "choose another run_dir, or restore the data"
         )
 
 

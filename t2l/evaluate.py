@@ -45,6 +45,7 @@ from t2l.evaluation.recipes import recipe_names
 from t2l.evaluation.report import Findings, score_table, write_report
 from t2l.evaluation.robustness import robustness
 from t2l.evaluation.scoring import check_scorable
+from t2l.evaluation.selected import selection_text, splits_to_score
 from t2l.few_shot import FewShot, Refined
 from t2l.files import write_json
 from t2l.generate import CONFIDENCE_FILE, load_generator
@@ -82,7 +83,7 @@ class Evaluation:
         self.base = load_base_model(config.base_model)
         self.library = open_library(Path(config.library), self.base) if config.library else None
         self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
-        names = config.splits if config.splits is not None else [n for n, s in self.suite.splits.items() if s.tasks]
+        names = splits_to_score(self.suite, config.splits, config.checkpoints)
         self.views = [
             view_split(self.suite, name, config.evaluation, config.seed, config.prompt.is_shown) for name in names
         ]
@@ -311,14 +312,14 @@ class Evaluation:
             "checkpoints": {c.path: _checkpoint_provenance(c.record) for c in self.checkpoints},
             "unchecked": [c.path for c in self.checkpoints if c.training_data is None],
             "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
-            "selection": config.selection,
+            "selection": selection_text({c.path: c.folder for c in self.checkpoints}, config.validation_split),
             "decoding": "greedy",
             "environment": environment(),
         }
 
 
 def _checkpoint_provenance(record: CheckpointRecord) -> Mapping[str, Any]:
-    keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on")
+    keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "selection")
     return {k: record.to_json()[k] for k in keys}
 
 

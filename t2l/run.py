@@ -70,7 +70,11 @@ def environments(record: Path) -> list[dict[str, Any]]:
     if now in before:
         return before
     if before:
-        log.warning("%s goes on under other code or packages: %s; both are recorded", record.parent, _differences(before[-1], now))
+        log.warning(
+            "%s goes on under other code or packages: %s; both are recorded",
+            record.parent,
+            _differences(before[-1], now),
+        )
     return [*before, now]
 
 
@@ -149,6 +153,7 @@ class Run:
         write_json(
             path, {**kept, "config": config, "environments": worked, "changes": [*found.get("changes", []), *told]}
         )
+
     def _start_wandb(self, logger: LoggerConfig, config: Mapping[str, Any]) -> Any:
         if logger.wandb == "disabled":
             return None

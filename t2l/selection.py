@@ -66,9 +66,7 @@ class Selection:
             return f"the last, step {step}: {self.by} was never a number in {self.validations} validations"
         value, where = f"{self.by} {self.best_value:.4g}", self._where()
         if step == self.best_step:
-            return (
-                f"the best by {value} of {self.validations} validations on {where}, step {step} (the last is step {last})"
-            )
+            return f"the best by {value} of {self.validations} validations on {where}, step {step} (the last is step {last})"
         which = "the last" if step == last else "one that validation did not choose"
         return f"{which}, step {step} (the best by {value} on {where} is step {self.best_step})"
 

@@ -12,6 +12,7 @@ Test examples and test phrasings are never looked at: what is scored has no say 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,10 +30,14 @@ from t2l.evaluation.metrics import metric
 from t2l.evaluation.scoring import Question, check_scorable, greedy_answers
 from t2l.hypernetwork import Hypernetwork
 from t2l.injection import inject
+from t2l.library import AdapterLibrary
 from t2l.objectives import label_loss
 from t2l.seeding import generator_for
 from t2l.tasks import Example, Task, TaskSuite, TokenizedExample, tokenize_examples
+from t2l.trainer_config import TrainerConfig
+from t2l.training import ReconstructionObjective
 
+log = logging.getLogger(__name__)
 VALIDATION_SPLIT = "validation"
 
 
@@ -57,9 +62,11 @@ class ValidationPart:
     rows: list[ValidationRow]
 
     def about(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """What a record says of it; unseen tasks by name, since whoever scores them must know."""
+        names = list(dict.fromkeys(r.task.name for r in self.rows))
         return {
-            "tasks": len({r.task.name for r in self.rows}),
+            "tasks": len(names),
+            **({"names": names} if self.name == "unseen_tasks" else {}),
             "rows": len(self.rows),
             "descriptions": len({(r.task.name, r.description) for r in self.rows}),
         }
@@ -117,6 +124,54 @@ def parts_of(
         if made:
             parts.append(ValidationPart(name, made))
     return parts
+
+
+def check_parts(parts: Sequence[ValidationPart], trainer: TrainerConfig, suite: str) -> None:
+    """Says what a validation set cannot show; with no rows at all there is none.
+
+    Raises ValueError where it is empty and training asks it for more than to watch.
+    """
+    missing = (
+        f"suite {suite} has no validation rows: set suite.dealt_validation=NUMBER or suite.validation_tasks=[...], or "
+        "trainer.validate_every=null"
+    )
+    if not parts and (trainer.patience is not None or trainer.validate_score):
+        raise ValueError(f"trainer.patience and trainer.validate_score need validation, and {missing}")
+    if not parts:
+        log.warning("training is not validated, and its last checkpoint is the one that counts: %s", missing)
+    elif any(p.name == "seen_descriptions" for p in parts):
+        log.warning(
+            "every description of the training tasks is trained on, so validation sees new rows under old descriptions: "
+            "lower descriptions_per_task to validate on descriptions that are left out"
+        )
+
+
+def held_out(suite: TaskSuite, trained: Sequence[Task], library: AdapterLibrary, count: int) -> list[Task]:
+    """Validation tasks that have an adapter in the library, as many as asked for."""
+    split, names, there = suite.splits.get(VALIDATION_SPLIT), {t.name for t in trained}, set(library.tasks())
+    found = [t for t in suite.select(split.tasks if split else ()) if t.name in there and t.name not in names]
+    return [found[i] for i in _draw([t.name for t in found], count)]
+
+
+def distance_to(
+    library: AdapterLibrary,
+    tasks: Sequence[Task],
+    embeddings: Sequence[Float[Tensor, "1 d_embedding"]],
+    objective: ReconstructionObjective,
+    at_once: int,
+) -> Callable[[Hypernetwork], float]:
+    """The reconstruction loss of adapters generated for tasks beside the library's own, which are read as they are needed."""
+    chunks = [range(start, min(start + at_once, len(tasks))) for start in range(0, len(tasks), at_once)]
+
+    def measure(hypernetwork: Hypernetwork) -> float:
+        total, device = 0.0, next(hypernetwork.parameters()).device
+        for chunk in chunks:
+            predicted = hypernetwork(torch.cat([embeddings[i] for i in chunk]).to(device))
+            target = library.load([tasks[i].name for i in chunk]).to(device)
+            total += len(chunk) * float(objective.distance(hypernetwork, predicted, target))
+        return total / len(tasks)
+
+    return measure
 
 
 def _is_scored(task: Task) -> bool:

@@ -9,7 +9,20 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "t2l"
 LEVELS = [
-    {"lora", "files", "seeding", "tasks", "distributed", "targets", "model_files"},
+    {
+        "continuation",
+        "lora",
+        "files",
+        "out_of_memory",
+        "progress",
+        "random_state",
+        "seeding",
+        "selection",
+        "tasks",
+        "distributed",
+        "targets",
+        "model_files",
+    },
     {
         "adapter_io",
         "adapter_card",
@@ -24,10 +37,11 @@ LEVELS = [
     },
     {"library", "batches", "methods", "pretrain_base", "manifest", "confidence"},
     {"slots", "checkpoint", "memory"},
-    {"library_training", "method_training"},
+    {"library_training", "method_training", "origin", "trainer_config"},
     {"training", "generate", "evaluation", "describe"},
-    {"few_shot"},
+    {"few_shot", "validation"},
     {"config"},
+    {"train_run"},
     {"verbs", "evaluate", "library_report", "compare_reports", "plan", "merge"},
     {"evaluate_harness"},
     {"quickstart", "compare_methods"},
