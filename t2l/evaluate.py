@@ -52,6 +52,7 @@ from t2l.evaluation.recipes import recipe_names
 from t2l.evaluation.report import Findings, score_table, write_report
 from t2l.evaluation.robustness import robustness
 from t2l.evaluation.scoring import check_code, check_scorable
+from t2l.evaluation.selected import selection_text, splits_to_score
 from t2l.evaluation.settings import decisive_settings
 from t2l.evaluation.store import CellStore, Ledger
 from t2l.few_shot import FewShot, Refined
@@ -98,7 +99,7 @@ class Evaluation:
         self.conditions = conditions_for(config.conditions, config.base_model, config.prompt.definition, trained)
         prompt = ScoredPromptConfig(self.conditions.definition)
         self.config = config = replace(config, base_model=self.conditions.base_model, prompt=prompt)
-        names = config.splits if config.splits is not None else [n for n, s in self.suite.splits.items() if s.tasks]
+        names = splits_to_score(self.suite, config.splits, config.checkpoints)
         self.views = [
             view_split(self.suite, name, config.evaluation, config.seed, config.prompt.is_shown) for name in names
         ]
@@ -377,14 +378,16 @@ class Evaluation:
             "data_notes": self.data.notes,
             "conditions": self.conditions.to_json(),
             "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
-            "selection": config.selection,
+            "selection": selection_text({c.path: c.folder for c in self.checkpoints}, config.validation_split),
             "decoding": describe_decoding(base.overridden_decoding),
             "environment": environment(),
         }
 
 
 def _checkpoint_provenance(record: CheckpointRecord) -> Mapping[str, Any]:
-    keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "conditions")
+    keys = (
+        "step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "conditions", "selection",
+    )  # fmt: skip
     return {k: record.to_json()[k] for k in keys}
 
 

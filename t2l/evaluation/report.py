@@ -354,6 +354,8 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
 def _some(names: Sequence[str], most: int = 10) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
 class FigureError(ValueError):
     """A figure of a report could not be drawn; everything else of the report is there."""
 
