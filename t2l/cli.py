@@ -34,7 +34,7 @@ HELP = f"""t2l: from the description of a task to a LoRA adapter
 usage: t2l VERB [key=value ...] [-m] [--cfg job]
        t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE] [key=value ...]
        t2l library DIR [--list] [--json]
-       t2l compare RUN RUN ... [--json]
+       t2l compare RUN RUN ... [--json] [--by-name]
        t2l merge ADAPTER --out DIR [--base-model PATH] [--dtype DTYPE]
        t2l plan [key=value ...] [--json]
 
@@ -299,14 +299,21 @@ def _compare(rest: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="t2l compare", description="Puts reports of `t2l evaluate` side by side.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="report folder; the others are compared with the first")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser.add_argument(
+        "--by-name",
+        action="store_true",
+        help="pair contenders by name, whatever was trained and whatever they were asked",
+    )
     parsed = parser.parse_args(list(rest))
     from t2l.compare_reports import compare_reports, comparison_table
 
     try:
-        rows = compare_reports([Path(r) for r in parsed.runs])
+        found = compare_reports([Path(r) for r in parsed.runs], by_name=parsed.by_name)
     except ValueError as error:
         fail(str(error))
-    print(json.dumps(rows, indent=2) if parsed.json else comparison_table(rows))
+    for note in found.notes:
+        print(f"t2l: note: {note}", file=sys.stderr)
+    print(json.dumps(found.rows, indent=2) if parsed.json else comparison_table(found))
 
 
 def _plan(rest: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from t2l import methods
 from t2l.base_model import BaseModelConfig, LoraConfig
+from t2l.conditions import RULES, ScoredPromptConfig
 from t2l.describe import DescribeConfig, EndpointConfig, LocalModelConfig
 from t2l.encoder import (
     BaseModelEncoderConfig,
@@ -93,7 +94,10 @@ class TrainConfig:
     library: str | None = None
     """folder of `t2l train_library`; the reconstruction objective needs it"""
     descriptions_per_task: int = 48
-    """training descriptions of each task that are used"""
+    """training descriptions of each task that are used; validation looks at those beyond"""
+    init_from: str | None = None
+    """run or checkpoint folder of `t2l train` (or RUN:best, RUN:last) whose weights and statistics this run starts from,
+    with a fresh optimiser; None: fresh weights"""
     seed: int = 0
     """decides initial weights and sampling"""
     run_dir: str | None = None
@@ -104,6 +108,8 @@ class TrainConfig:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
         if isinstance(self.objective, ReconstructionConfig) and not self.library:
             raise ValueError("objective=reconstruction needs library=DIR, a folder of `t2l train_library`")
+        if self.trainer.select_by == "validation/distance" and not isinstance(self.objective, ReconstructionConfig):
+            raise ValueError("trainer.select_by=validation/distance is for objective=reconstruction")
         self._check_encoder()
 
     def _check_encoder(self) -> None:
@@ -161,7 +167,8 @@ class EvaluateConfig:
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     encoder: Any = None
-    """what embeds the descriptions; None, like encoder=own, means the first checkpoint's own"""
+    """what embeds the descriptions; None, like encoder=own, means each checkpoint's own (and without checkpoints
+    minilm_layers)"""
     suite: Any = None
     training_suite: Any = None
     """suite whose split train was trained on, where it is not the scored one: suite@training_suite=NAME"""
@@ -169,12 +176,15 @@ class EvaluateConfig:
     evaluation: BoardConfig = field(default_factory=BoardConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     composition: CompositionConfig = field(default_factory=CompositionConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
+    prompt: ScoredPromptConfig = field(default_factory=ScoredPromptConfig)
+    conditions: str = "trained"
+    """trained: what was trained is scored with the template values, dtype, quantization, date and definition of its training,
+    whatever base_model says; given: as configured, and the report lists what is otherwise than in training"""
     library: str | None = None
     """folder of `t2l train_library`, for contenders made of its adapters"""
     checkpoints: list[str] = field(default_factory=list)
-    """run or checkpoint folders of `t2l train`; each is a contender named by its objective, with its controls, and
-    those that differ in nothing but their seed are one"""
+    """run or checkpoint folders of `t2l train`, or RUN:best and RUN:last (`checkpoint.find_checkpoint`); each is a contender
+    named by its objective, with its controls, and those that differ in nothing but their seed are one"""
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
@@ -193,7 +203,9 @@ class EvaluateConfig:
     robustness_split: str | None = "unseen_combination"
     """split whose descriptions are rewritten in other styles and whose adapters are scaled; None for neither"""
     confidence: bool = True
-    """whether to calibrate the confidence of generated adapters, and to leave it with each run for `t2l generate`"""
+    """whether to calibrate the confidence of generated adapters, for the report"""
+    keep_calibration: bool = False
+    """whether to leave that with each checkpoint for `t2l generate`; one of fewer tasks never replaces one of more"""
     validation_split: str | None = None
     """split that checkpoints or settings were chosen on, where they were; it is not scored"""
     descriptions_per_task: int = 48
@@ -219,9 +231,19 @@ class EvaluateConfig:
             )
         if self.descriptions_per_task < 1:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
+        if self.conditions not in RULES:
+            raise ValueError(f"conditions must be trained or given, not {self.conditions!r}")
+        calibrates = self.confidence and "generated" in self.contenders and self.harness is None
+        if self.keep_calibration and not calibrates:
+            raise ValueError(
+                "keep_calibration=true keeps what is calibrated on generated adapters: it needs confidence=true, generated "
+                "among the contenders, and t2l's own board (no harness)"
+            )
 
     def _check_harness(self) -> None:
-        if not isinstance(self.harness, HarnessConfig):
+        if self.harness is not None and not isinstance(self.harness, HarnessConfig):
+            raise ValueError(f"harness: there is none of the kind {type(self.harness).__name__}")
+        if self.harness is None:
             if self.tasks:
                 raise ValueError("tasks=[...] are tasks of the harness: add harness=lm_eval, or give splits=[...]")
             return
@@ -238,13 +260,6 @@ class EvaluateConfig:
                 f"contenders: {other[0]} cannot be scored by the harness; choose from {', '.join(HARNESS_CONTENDERS)}"
             )
 
-    @property
-    def selection(self) -> str:
-        """How checkpoints were chosen, for the report."""
-        if self.validation_split is None:
-            return "none (the last checkpoint of each run)"
-        return f"on the split {self.validation_split}, which is not scored"
-
 
 @dataclass
 class GenerateConfig:
@@ -253,7 +268,7 @@ class GenerateConfig:
     encoder: Any = None
     """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
     checkpoint: str = ""
-    """run or checkpoint folder of `t2l train`"""
+    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last"""
     out: str = ""
     """folder to write; several descriptions get numbered folders inside it"""
     base_model: str | None = None

@@ -51,6 +51,14 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON under a temporary name and renames it."""
     write_text(path, json.dumps(data, indent=2) + "\n")

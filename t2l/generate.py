@@ -11,6 +11,7 @@ import torch
 
 from t2l.adapter_card import adapter_card
 from t2l.adapter_io import adapter_tensors, peft_config, save_adapter
+from t2l.adapters import bytes_per_adapter
 from t2l.checkpoint import (
     CheckpointRecord,
     check_fits,
@@ -19,16 +20,17 @@ from t2l.checkpoint import (
     load_record,
     load_training_data,
 )
-from t2l.confidence import Calibration, distances
+from t2l.confidence import distances
 from t2l.encoder import TaskEncoder
-from t2l.files import FileProblemError, check_finite, read_json
+from t2l.files import FileProblemError, check_finite
 from t2l.hypernetwork import Hypernetwork
+from t2l.kept_calibration import kept_calibration
 from t2l.lora import LoraWeights
 from t2l.model_files import file_fingerprint, resolve_path
 from t2l.serving import problems_of
 
-CONFIDENCE_FILE = "confidence.json"
-"""in a run's folder: what `t2l evaluate` calibrated for its checkpoint"""
+GENERATED_AT_ONCE = 2**27
+"""bytes of adapters that are generated together"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Confidence:
     distance: float
     nearest_task: str
     expected_score: float | None
-    """None where the checkpoint was not calibrated by `t2l evaluate`"""
+    """None where the checkpoint was not calibrated by `t2l evaluate keep_calibration=true`"""
 
     def warning(self, threshold: float) -> str | None:
         """One line where the expected score is below a threshold."""
@@ -76,10 +78,8 @@ def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confi
     if data is None:
         return [None] * len(descriptions)
     apart, nearest = distances(generator.hypernetwork, data.centres, generator.encoder.encode(descriptions))
-    path = generator.checkpoint.parent.parent / CONFIDENCE_FILE
-    calibration = Calibration.from_json(read_json(path)) if path.is_file() else None
-    is_fitted = calibration is not None and calibration.step == generator.record.step
-    expected = calibration(apart) if calibration is not None and is_fitted else [None] * len(descriptions)
+    calibration = kept_calibration(generator.checkpoint, generator.record.step)
+    expected = calibration(apart) if calibration is not None else [None] * len(descriptions)
     tasks = generator.record.trained_on["tasks"]
     return [Confidence(float(d), tasks[i], e) for d, i, e in zip(apart, nearest, expected, strict=True)]
 
@@ -125,7 +125,7 @@ def write_adapters(
 
     Raises ValueError where `out` holds something else.
     """
-    weights, sure = generator(descriptions), confidences(generator, descriptions)
+    sure = confidences(generator, descriptions)
     many = len(descriptions) > 1
     folders = [out / f"{i:03d}" if many else out for i in range(len(descriptions))]
     for folder in folders:
@@ -134,6 +134,7 @@ def write_adapters(
     path = resolve_path(base_name)
     base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
     spec = generator.hypernetwork.spec
+    at_once = max(1, GENERATED_AT_ONCE // bytes_per_adapter(spec))
     for i, (folder, description, confidence) in enumerate(zip(folders, descriptions, sure, strict=True)):
         provenance = {
             "description": description,
@@ -142,9 +143,12 @@ def write_adapters(
             "confidence": None if confidence is None else asdict(confidence),
             "licence": licence,
         }
-        shapes = {key: tuple(t.shape) for key, t in adapter_tensors(spec, weights[i]).items()}
+        if i % at_once == 0:
+            weights = generator(descriptions[i : i + at_once])
+        weight = weights[i % at_once]
+        shapes = {key: tuple(t.shape) for key, t in adapter_tensors(spec, weight).items()}
         card = adapter_card(spec, provenance, folder, problems_of(peft_config(spec, base_path), shapes))
-        save_adapter(folder, spec, weights[i], base_path, provenance, card)
+        save_adapter(folder, spec, weight, base_path, provenance, card)
     return list(zip(folders, sure, strict=True))
 
 
@@ -153,6 +157,7 @@ def _origin(generator: Generator) -> dict[str, Any]:
     return {
         "generated_by": record.objective,
         "definition": record.trained_on.get("definition", "hidden"),
+        "conditions": record.conditions,
         "checkpoint": str(generator.checkpoint),
         "step": record.step,
         "seed": record.trained_on.get("seed"),

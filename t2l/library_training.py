@@ -22,14 +22,14 @@ from t2l.batches import collate
 from t2l.distributed import World
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
+from t2l.library_data import adapter_manifest, joint_hash
 from t2l.lora import LoraSpec
 from t2l.objectives import label_loss
 from t2l.progress import Progress
-from t2l.seeding import generator_for
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
 from t2l.snapshots import Snapshots
-from t2l.soundness import judge_adapter, measure_losses, target_norm
-from t2l.tasks import CutCount, Task, tokenize_examples
+from t2l.soundness import Trained, judge_adapter, measure_losses, target_norm
+from t2l.tasks import CutCount, PromptConfig, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
 STEPS_BETWEEN_GATHERINGS = 20
@@ -136,8 +136,7 @@ def train_adapters(
         for _ in range(1 if world.size == 1 else STEPS_BETWEEN_GATHERINGS):
             if trainer is None or trainer.done:
                 break
-            most = trainer.rows_at_once
-            fresh.extend(_judged(base, spec, a, by_name[a.name], config, most, base_norm) for a in trainer.step())
+            fresh.extend(_judged(base, spec, trainer.step(), by_name, config, trainer.rows_at_once, base_norm))
             if on_step is not None:
                 on_step(trainer)
         gathered = world.gather((trainer is None or trainer.done, fresh))
@@ -156,17 +155,17 @@ def train_adapters(
 def _judged(
     base: BaseModel,
     spec: LoraSpec,
-    adapter: TrainedAdapter,
-    job: TrainingJob,
+    adapters: Sequence[TrainedAdapter],
+    jobs: Mapping[str, TrainingJob],
     config: LibraryTrainingConfig,
     at_once: int,
     base_norm: float,
-) -> TrainedAdapter:
-    losses = measure_losses(
-        base, spec, adapter.weights, job.rows, job.validation_rows, adapter.validation_loss, at_once, config.autocast
-    )
-    judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, base_norm)
-    return replace(adapter, losses=losses, judgement=judgement)
+) -> list[TrainedAdapter]:
+    trained = [Trained(a.weights, jobs[a.name].rows, jobs[a.name].validation_rows, a.validation_loss) for a in adapters]
+    return [
+        replace(a, losses=losses, judgement=judge_adapter(spec, a.weights, losses, a.final_loss, base_norm))
+        for a, losses in zip(adapters, measure_losses(base, spec, trained, at_once, config.autocast), strict=True)
+    ]
 
 
 def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig, cuts: CutCount) -> TrainingJob:
@@ -206,8 +205,7 @@ def _outcome(adapter: TrainedAdapter) -> dict[str, Any]:
         "steps": adapter.steps,
         "final_loss": adapter.final_loss,
         **adapter.losses.to_json(),
-        "verdict": adapter.judgement.verdict.value,
-        "reason": adapter.judgement.reason,
+        **adapter.judgement.to_json(),
         "training_time_s": round(adapter.training_time_s, 3),
     }
 
@@ -231,6 +229,7 @@ def train_library(
     config: LibraryTrainingConfig,
     seed: int,
     world: World | None = None,
+    prompt: PromptConfig | None = None,
 ) -> dict[str, str]:
     """Trains an adapter for every task that the library does not hold yet. Returns what failed, and why.
 
@@ -238,10 +237,15 @@ def train_library(
     processes deal the tasks out among themselves, and the main one writes. An adapter that diverged is left out; one
     that learnt nothing is kept, and its provenance says so.
 
+    Args:
+        prompt: whether the tasks' definitions stand in their prompts; None: they do not.
+
     Raises:
         ValueError: the library holds an adapter of a task that was made by another recipe.
     """
-    world = world or World()
+    world, prompt = world or World(), prompt or PromptConfig()
+    bare = {t.name: t for t in tasks}
+    tasks = [prompt.apply(t) for t in tasks]
     recipes = {t.name: _recipe(t.examples_hash(), config, seed) for t in tasks}
     missing = [t for t in tasks if not library.holds(t.name, recipes[t.name])]
     snapshots = None
@@ -269,7 +273,8 @@ def train_library(
             if not adapter.judgement.is_sound:
                 log.warning("task %s %s: kept, and marked as such", adapter.name, adapter.judgement)
             if world.is_main:
-                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)})
+                manifest = adapter_manifest([bare[adapter.name]], prompt, is_validated=True)
+                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)}, manifest)
 
         def show(trainer: SlotTrainer) -> None:
             progress.advance(0, **newest(trainer))
@@ -279,14 +284,22 @@ def train_library(
 
 
 def train_multi_task(
-    library: AdapterLibrary, base: BaseModel, tasks: Sequence[Task], config: LibraryTrainingConfig, seed: int, name: str
+    library: AdapterLibrary,
+    base: BaseModel,
+    tasks: Sequence[Task],
+    config: LibraryTrainingConfig,
+    seed: int,
+    name: str,
+    prompt: PromptConfig | None = None,
 ) -> None:
     """Trains one static adapter on all tasks together, by the same loop, unless it is there already.
 
     Raises ValueError if it diverges.
     """
-    joint = "+".join(t.examples_hash() for t in tasks)
-    recipe = _recipe(generator_for(joint).bytes(16).hex(), config, seed)
+    prompt = prompt or PromptConfig()
+    manifest = adapter_manifest(tasks, prompt, is_validated=False)
+    tasks = [prompt.apply(t) for t in tasks]
+    recipe = _recipe(joint_hash(tasks), config, seed)
     if library.holds(name, recipe):
         return
     cuts, longest = CutCount(), config.max_length
@@ -307,4 +320,4 @@ def train_multi_task(
     if not adapter.judgement.is_sound:
         log.warning("the multi-task LoRA %s: kept, and marked as such", adapter.judgement)
     provenance = {**recipe, **_outcome(adapter), "tasks": [t.name for t in tasks]}
-    library.save(name, adapter.weights, provenance)
+    library.save(name, adapter.weights, provenance, manifest)

@@ -11,6 +11,7 @@ from rich.table import Table
 from t2l import suites, verbs
 from t2l.adapter_io import load_adapter
 from t2l.base_model import load_base_model
+from t2l.conditions import conditions_for, trained_in
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import view_split
@@ -50,12 +51,13 @@ def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
     """Generates an adapter for a task never trained on, loads it back from disk and lets it answer."""
     suite = suites.build(config.suite)
     split = _unseen_split(suite)
-    view = view_split(suite, split, config.evaluation, config.seed, config.prompt.is_shown)
+    conditions = conditions_for("trained", config.base_model, None, trained_in([str(folder / "sft")]))
+    view = view_split(suite, split, config.evaluation, config.seed, conditions.definition == "shown")
     task, description = view.tasks[0], view.descriptions[0][0]
     out = folder / "generated"
     request = GenerateConfig(checkpoint=str(folder / "sft"), out=str(out))
     verbs.generate(request, [description], None)
-    base = load_base_model(config.base_model)
+    base = load_base_model(conditions.base_model)
     spec = open_library(folder / "library", base).spec
     questions = [q for q in view.questions() if q.task == task.name][:4]
     limits = (config.evaluation.max_new_tokens, config.evaluation.batch_size)
@@ -106,9 +108,9 @@ def quickstart(config: QuickstartConfig) -> None:
             library=str(folder / "library"),
             contenders=config.contenders,
             few_shot=config.few_shot,
-            prompt=config.prompt,
             allow_code_execution=config.allow_code_execution,
             robustness_split=None,
+            keep_calibration="generated" in config.contenders,
             checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],
             seed=config.seed,
             run_dir=str(folder),

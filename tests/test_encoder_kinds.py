@@ -259,7 +259,7 @@ def test_one_hot_is_scored_where_its_tasks_are_known(
         "evaluate", *suite(runs), "contenders=[base,generated]", f"checkpoints=[{runs}/one_hot]",
         "evaluation.examples_per_task=2", "evaluation.bootstrap_samples=20", f"run_dir={tmp_path}/board",
     ]  # fmt: skip
-    main([*board, "encoder=one_hot", "splits=[train]"])
+    main([*board, "splits=[train]"])
     report = json.loads((tmp_path / "board/report.json").read_text())
     contenders = {r["contender"] for r in report["results"]}
     assert contenders == {
@@ -267,10 +267,11 @@ def test_one_hot_is_scored_where_its_tasks_are_known(
         *(f"generated_reconstruction{c}" for c in ("", "_shuffled", "_shuffled_nearest", "_static")),
     }
     more = write_second_held_task(runs, tmp_path)
-    line = refused(capsys, *board[:-1], *more, "encoder=own", "splits=[unseen_task]", f"run_dir={tmp_path}/unseen")
+    line = refused(capsys, *board[:-1], *more, "splits=[unseen_task]", f"run_dir={tmp_path}/unseen")
     assert "is neither the name nor a known description of one of its 3 training tasks" in line
     assert not (tmp_path / "unseen/report.json").exists()
-    line = refused(capsys, *board, "splits=[train]")
+    main([*board[:-1], "encoder=one_hot", "splits=[train]", f"run_dir={tmp_path}/named"])
+    line = refused(capsys, *board, "splits=[train]", "encoder=minilm")
     assert "was trained with another sentence encoder" in line
     assert line.endswith("for its own pass encoder=one_hot, or encoder=own")
 

@@ -29,6 +29,7 @@ from t2l.evaluation.composition import ArrowRouting
 from t2l.evaluation.conditioning import generate_adapters
 from t2l.evaluation.contenders import Base
 from t2l.evaluation.harness import Harness, HarnessConfig, descriptions_of, what_differs
+from t2l.evaluation.harness_data import NOTE
 from t2l.evaluation.harness_report import Pass, rows_of
 from t2l.evaluation.scoring import Question, greedy_answers
 from t2l.hypernetwork import ResidualConfig
@@ -268,7 +269,12 @@ def test_report_says_what_went_in(world: World, mini_base: BaseModel) -> None:
     assert report["base_model"]["fingerprint"] == mini_base.fingerprint
     assert report["config"]["harness"]["batch_size"] == 7
     assert report["tasks"][WRITE]["descriptions_from"] == str(world.folder / "told" / WRITE / "metadata.yaml")
-    assert report["tasks"][WRITE]["trained_on_by"] == [str(world.folder / "sft")]
+    assert report["tasks"][WRITE]["trained_on_by"] == [
+        str(world.folder / "sft"),
+        f"{world.folder / 'library'} (oracle)",
+    ]
+    assert report["data_notes"] == [NOTE]  # its rows could be compared
+    assert report["conditions"]["rule"] == "trained"
     of = {(p["contender"], p["task"]): p for p in report["passes"]}
     assert len(of) == len(report["passes"]) == 2 * (3 + 5 + 1)
     name = "generated_reconstruction"

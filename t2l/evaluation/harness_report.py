@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from t2l.conditions import conditions_text
 from t2l.files import write_json, write_text
 
 
@@ -88,9 +89,15 @@ def rows_of(passes: Sequence[Pass]) -> list[Row]:
     return [row for same in cells.values() for row in Row.of(same)]
 
 
-def _plain(data: Any) -> Any:
-    """Data as JSON holds it; the harness's functions and arrays as text."""
-    return json.loads(json.dumps(data, default=str))
+def plain(data: Any) -> Any:
+    """Data as JSON holds it: numbers of numpy and torch as numbers, the harness's functions and arrays as text."""
+    return json.loads(json.dumps(data, default=_number_or_text))
+
+
+def _number_or_text(value: Any) -> Any:
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else str(value)
 
 
 def write_harness_report(
@@ -120,7 +127,7 @@ def write_harness_report(
         folder / "harness_samples.jsonl",
         "".join(json.dumps(s, default=str) + "\n" for p in passes for s in p.samples()),
     )
-    write_json(folder / "harness.json", _plain(report))
+    write_json(folder / "harness.json", plain(report))
     write_text(folder / "harness.md", _markdown(rows, report))
 
 
@@ -138,9 +145,16 @@ def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
             "Value ± standard error over examples, both means over training seeds and descriptions.",
             f"lm_eval {report['harness']['version']}; task versions: {versions}.",
             f"Base model: {report['base_model']['name']}, {report['base_model']['fingerprint'][:12]}.",
-            f"Tasks of these that a checkpoint was trained on, by name: {', '.join(seen) or 'none'}.",
+            f"Tasks of these that a checkpoint or an adapter was trained on, by name: {', '.join(seen) or 'none'}.",
             *([report["prompts"]] if report.get("prompts") else []),
+            *(f"{note}." for note in report.get("data_notes", [])),
+            *(
+                [f"Not checked, for want of a record: {', '.join(report['unchecked'])}."]
+                if report.get("unchecked")
+                else []
+            ),
             "",
+            *conditions_text(report.get("conditions")),
         ]
     )
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l.conditions import conditions_text
 from t2l.evaluation import in_context
 from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
 from t2l.evaluation.statistics import Estimate, recovered_fraction
-from t2l.files import write_json, write_text
+from t2l.files import write_bytes, write_json, write_text
 from t2l.manifest import Overlap
 
 HEADLINE_SEEDS = 3
@@ -34,6 +35,8 @@ class Findings:
     samples: int
     seed: int
     costs: Sequence[Mapping[str, Any]] = ()
+    identities: Mapping[str, Any] = field(default_factory=dict)
+    """per contender, what each of its runs is (`identity.identity`)"""
     overlaps: Sequence[Overlap] = ()
     shows_description: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -224,6 +227,7 @@ def report_data(found: Findings) -> dict[str, Any]:
         "controls": control_differences(found.cells, found.samples, found.seed),
         "recovered": recovered_fractions(found),
         "costs": [dict(c) for c in found.costs],
+        "identities": dict(found.identities),
         "robustness": dict(found.robustness),
         "confidence": dict(found.confidence),
         "in_context": in_context_formats(found.cells),
@@ -281,6 +285,7 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         "",
         "## Provenance",
         "",
+        *conditions_text(data["provenance"].get("conditions")),
         "Everything that went in (config, suite, library, checkpoints, versions): `report.json`.",
         "",
     ]
@@ -332,20 +337,36 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Is what is called unseen unseen?", ""]
     if "selection" in data["provenance"]:
         lines += [f"Model selection: {data['provenance']['selection']}.", ""]
-    if data["provenance"].get("unchecked"):
-        lines.append(f"Without a manifest, so not checked: {', '.join(data['provenance']['unchecked'])}.")
-    elif not data["overlap"]:
+    unchecked = data["provenance"].get("unchecked", [])
+    if unchecked:
+        lines.append(f"Without a record of what they were trained on, so not checked: {_some(unchecked)}.")
+    lines += [f"Note: {note}." for note in data["provenance"].get("data_notes", [])]
+    if not data["overlap"] and not unchecked:
         lines.append(
             "Training and scored tasks, descriptions and examples share nothing that a split claims to be unseen."
         )
-    else:
+    if data["overlap"]:
         rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
-        lines.append(markdown_table(["split", "task", "kind", "what"], rows))
+        lines += ["", markdown_table(["split", "task", "kind", "what"], rows)]
     return lines
 
 
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+class FigureError(ValueError):
+    """A figure of a report could not be drawn; everything else of the report is there."""
+
+
 def write_report(folder: Path, found: Findings) -> dict[str, Any]:
-    """Writes report.json, report.md, report.html, figures and answers.jsonl into a folder. Returns what report.json holds."""
+    """Writes answers.jsonl, report.json and report.md into a folder, then figures and report.html.
+
+    Returns what report.json holds.
+
+    Raises FigureError where a figure could not be drawn, when all the rest is written.
+    """
     from t2l.evaluation.figures import draw_figures
     from t2l.evaluation.page import page
 
@@ -353,10 +374,19 @@ def write_report(folder: Path, found: Findings) -> dict[str, Any]:
     data = report_data(found)
     write_answers(folder / "answers.jsonl", found.cells)
     write_json(folder / "report.json", data)
-    figures = draw_figures(found, data)
-    for name, image in figures.items():
-        (folder / f"{name}.png").write_bytes(image)
     text = report_text(found, data)
     write_text(folder / "report.md", text)
+    figures, failed = draw_figures(found, data)
+    for name, image in figures.items():
+        write_bytes(folder / f"{name}.png", image)
+    for name in failed:
+        text = text.replace(f"![{name}]({name}.png)", f"(The figure {name} could not be drawn.)")
+    write_text(folder / "report.md", text)
     write_text(folder / "report.html", page(text, figures))
+    if failed:
+        name, problem = next(iter(failed.items()))
+        raise FigureError(
+            f"the report is in {folder}, but without {len(failed)} of its figures, first {name!r} ({problem}); the same "
+            "command draws them again from the answers that are there"
+        )
     return data

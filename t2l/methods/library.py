@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t2l.adapter_io import PROVENANCE_FILE, load_provenance, made_by
+from t2l.adapter_io import PROVENANCE_FILE, TRAINING_DATA_FILE, load_provenance, made_by
 from t2l.base_model import BaseModel
-from t2l.files import FileProblemError, atomic_folder, read_json, write_json
+from t2l.files import FileProblemError, atomic_folder, read_json, write_json, write_tensors
+from t2l.manifest import Manifest
 from t2l.methods import Attached, Method, from_settings
 from t2l.model_files import earlier_fingerprint_hint
 
@@ -22,6 +25,7 @@ class MethodLibrary:
 
     def __init__(self, folder: Path, method: Method[Any], base_fingerprint: str) -> None:
         self.folder, self.method, self.base_fingerprint = folder, method, base_fingerprint
+        self._content: dict[str, str] = {}
 
     @classmethod
     def open(cls, folder: Path) -> MethodLibrary:
@@ -81,13 +85,17 @@ class MethodLibrary:
         """
         return made_by(self.path(task), recipe)
 
-    def save(self, task: str, attached: Attached, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    def save(
+        self, task: str, attached: Attached, provenance: Mapping[str, Any], manifest: Manifest | None = None
+    ) -> dict[str, Any]:
         """Writes one task's folder, whole or not at all, and returns its provenance with its size."""
         with atomic_folder(self.path(task)) as temporary:
             self.method.save(attached, temporary)
             size = (temporary / self.method.weights_file).stat().st_size
             record = {"task": task, **provenance, "adapter_bytes": size}
             write_json(temporary / PROVENANCE_FILE, record)
+            if manifest is not None:
+                write_tensors(temporary / TRAINING_DATA_FILE, manifest.tensors())
         return record
 
     def provenance(self, task: str) -> dict[str, Any]:
@@ -95,6 +103,15 @@ class MethodLibrary:
         if not self.path(task).is_dir():
             raise FileProblemError(f"{self.folder} has nothing for task {task!r}; it has {len(self.tasks())} tasks")
         return load_provenance(self.path(task))
+
+    def content_digest(self, task: str) -> str:
+        """Sha256 of the method, its settings, and a task's weights as they are on disk."""
+        if task not in self._content:
+            with (self.path(task) / self.method.weights_file).open("rb") as stream:
+                weights = hashlib.file_digest(stream, "sha256").hexdigest()
+            settings = json.dumps(self.method.settings(), sort_keys=True, default=str)
+            self._content[task] = hashlib.sha256(f"{self.method.name} {settings} {weights}".encode()).hexdigest()
+        return self._content[task]
 
     @contextmanager
     def restore(self, base: BaseModel, task: str) -> Iterator[BaseModel]:
