@@ -10,7 +10,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from t2l.console import fail
+from t2l.overrides import is_override
 
 HYDRA_VERBS = {
     "quickstart": "the whole path in one run, on the embedded world unless told otherwise",
@@ -47,14 +50,6 @@ experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,
 """
 
 
-def fail(message: str) -> NoReturn:
-    """Prints one line on standard error and exits with code 2."""
-    line = " ".join(str(message).split())
-    if os.environ.get("RANK", "0") == "0":  # of several processes, which fail alike, one speaks
-        print(f"t2l: error: {line}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `t2l` command."""
     args = list(sys.argv[1:] if arguments is None else arguments)
@@ -75,98 +70,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(f"unknown verb {verb!r}: choose from {', '.join(HYDRA_VERBS | PLAIN_VERBS)}")
 
 
-def _friendly(error: BaseException) -> str:
-    """Hydra's and OmegaConf's composition errors as one line that helps."""
-    import dataclasses
-    import difflib
-
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-        kind = cause.object_type
-        allowed = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-        near = difflib.get_close_matches(str(cause.key), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = f" (it has {', '.join(allowed)})" if allowed else " (a new key of a mapping is added with + before it)"
-        return f"unknown config key {cause.full_key or cause.key!s}{hint}{known}"
-    if isinstance(cause, OmegaConfBaseException):
-        return f"config value for {cause.full_key!s}: {str(cause).splitlines()[0]}"
-    return str(error)
-
-
 def _compose(verb: str, overrides: Sequence[str]) -> Any:
     """The verb's config object. Exits with code 2 where it does not compose or validate."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from t2l.settings import compose_settings
 
-    from t2l.config import config_folder, register
-
-    register()
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return OmegaConf.to_object(compose(verb, overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(_friendly(error))
+        return compose_settings(verb, overrides)
     except ValueError as error:
         fail(str(error))
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _validate(verb: str, rest: Sequence[str]) -> None:
-    """Composes every configuration a command asks for, before any of them runs."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra._internal.utils import get_args_parser
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parsed = get_args_parser().parse_args(list(rest))
-    if parsed.hydra_help or parsed.help or parsed.info:
-        return
-    try:
-        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
-    except HydraException as error:
-        fail(str(error))
-    batches = BasicSweeper.split_arguments(overrides, None)[0] if parsed.multirun else [parsed.overrides]
-    for batch in batches:
-        _compose(verb, [o for o in batch if not o.startswith("hydra")])
 
 
 def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
-    from t2l.config import config_folder
+    from t2l.command import Job, read_command, run_once, run_sweep
 
-    _validate(verb, rest)
-    rest = [*rest, *_process_overrides(verb)]
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and verb not in MULTI_PROCESS_VERBS:
+        several = ", ".join(MULTI_PROCESS_VERBS)
+        fail(f"{verb} runs in one process: start it without torchrun; in several run {several}")
+    try:
+        command = read_command(verb, rest)
+    except ValueError as error:
+        fail(str(error))
 
-    def job(config: DictConfig) -> None:
-        settings: Any = OmegaConf.to_object(config)
-        if hasattr(settings, "run_dir") and settings.run_dir is None:
-            settings.run_dir = HydraConfig.get().runtime.output_dir
-        _guarded(verb, settings)
+    def launch(words: list[str], job: Job) -> None:
+        import hydra
 
-    sys.argv = ["t2l", *rest]
-    hydra.main(config_path=str(config_folder()), config_name=verb, version_base="1.3")(job)()
+        from t2l.config import config_folder
 
+        sys.argv = ["t2l", *words]
+        hydra.main(config_path=str(config_folder()), config_name=verb, version_base="1.3")(job)()
 
-def _process_overrides(verb: str) -> list[str]:
-    """What a process of torchrun tells Hydra: all but the main one leave records and logs to it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return []
-    if verb not in MULTI_PROCESS_VERBS:
-        fail(f"{verb} runs in one process: start it without torchrun; in several run {', '.join(MULTI_PROCESS_VERBS)}")
-    if os.environ.get("RANK", "0") == "0":
-        return []
-    return ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    if command is None or command.shows_only:
+        launch(list(rest) if command is None else command.words, Job(verb, _run_verb))
+    elif command.is_sweep:
+        run_sweep(command, _run_verb, launch)
+    else:
+        run_once(command, _run_verb, launch)
 
 
 def _quiet_libraries() -> None:
@@ -182,39 +120,37 @@ def _quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _guarded(verb: str, settings: Any) -> None:
-    """Runs a verb; a ValueError becomes one line and exit code 2."""
+def _run_verb(verb: str, settings: Any) -> None:
+    """Runs a verb. Raises ValueError for what the user can mend."""
     _quiet_libraries()
-    try:
-        if verb == "quickstart":
-            from t2l.quickstart import quickstart
+    if verb == "quickstart":
+        from t2l.quickstart import quickstart
 
-            quickstart(settings)
-        elif verb == "compare_methods":
-            from t2l.compare_methods import compare_methods
+        quickstart(settings)
+    elif verb == "compare_methods":
+        from t2l.compare_methods import compare_methods
 
-            compare_methods(settings)
-        elif verb == "evaluate" and settings.harness is not None:
-            from t2l.evaluate_harness import evaluate_with_harness
-            from t2l.evaluation.harness_report import print_harness
+        compare_methods(settings)
+    elif verb == "evaluate" and settings.harness is not None:
+        from t2l.evaluate_harness import evaluate_with_harness
+        from t2l.evaluation.harness_report import print_harness
 
-            print_harness(evaluate_with_harness(settings), Path(settings.run_dir))
-        elif verb == "evaluate":
-            from t2l.evaluate import evaluate, print_report
+        print_harness(evaluate_with_harness(settings), Path(settings.run_dir))
+    elif verb == "evaluate":
+        from t2l.evaluate import evaluate, print_report
 
-            print_report(evaluate(settings), Path(settings.run_dir))
-        elif verb in MULTI_PROCESS_VERBS:
-            from t2l import verbs
-            from t2l.distributed import world
+        print_report(evaluate(settings), Path(settings.run_dir))
+    elif verb in MULTI_PROCESS_VERBS:
+        from t2l import verbs
+        from t2l.distributed import world
 
-            with world() as processes:
-                getattr(verbs, verb)(settings, processes)
-        else:
-            from t2l import verbs
+        with world() as processes:
+            settings.run_dir = processes.gather(settings.run_dir)[0]  # the main process decided on it
+            getattr(verbs, verb)(settings, processes)
+    else:
+        from t2l import verbs
 
-            getattr(verbs, verb)(settings)
-    except ValueError as error:
-        fail(str(error))
+        getattr(verbs, verb)(settings)
 
 
 def _generate(rest: Sequence[str]) -> None:
@@ -227,7 +163,7 @@ def _generate(rest: Sequence[str]) -> None:
     parser.add_argument("--file", help="text file with one description per line")
     parser.add_argument("--base-model", dest="base", help="base the adapters are for (default: the checkpoint's)")
     parsed = parser.parse_intermixed_args(list(rest))
-    overrides = [w for w in parsed.words if _is_override(w)]
+    overrides = [w for w in parsed.words if is_override(w)]
     config = _compose("generate", overrides)
     config.checkpoint = parsed.checkpoint or config.checkpoint
     config.out = parsed.out or config.out
@@ -237,7 +173,7 @@ def _generate(rest: Sequence[str]) -> None:
     _quiet_libraries()
     try:
         made = generate(
-            config, [w for w in parsed.words if not _is_override(w)], Path(parsed.file) if parsed.file else None
+            config, [w for w in parsed.words if not is_override(w)], Path(parsed.file) if parsed.file else None
         )
     except ValueError as error:
         fail(str(error))
@@ -340,12 +276,6 @@ def _merge(rest: Sequence[str]) -> None:
     print(merged.folder)
     if merged.was_quantised:
         print("t2l: the base's files are quantised: its weights were dequantised before merging", file=sys.stderr)
-
-
-def _is_override(word: str) -> bool:
-    """Whether a word of the command line is a Hydra override (`key=value` without spaces before the =)."""
-    key, separator, _ = word.partition("=")
-    return bool(separator) and bool(key) and all(c.isalnum() or c in "._@+~" for c in key)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "t2l"
 LEVELS = [
-    {"lora", "files", "seeding", "tasks", "distributed", "targets", "model_files"},
+    {"console", "overrides", "progress", "lora", "files", "seeding", "tasks", "distributed", "targets", "model_files"},
     {
         "adapter_io",
         "adapter_card",
@@ -27,7 +27,9 @@ LEVELS = [
     {"library_training", "method_training"},
     {"training", "generate", "evaluation", "describe"},
     {"few_shot"},
-    {"config"},
+    {"config", "run_folder", "sweep"},
+    {"settings"},
+    {"command"},
     {"verbs", "evaluate", "library_report", "compare_reports", "plan", "merge"},
     {"evaluate_harness"},
     {"quickstart", "compare_methods"},
