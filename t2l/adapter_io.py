@@ -86,7 +86,7 @@ def save_adapter(
     provenance: Mapping[str, Any],
     card: str | None = None,
 ) -> None:
-    """Writes one adapter as a PEFT folder, whole or not at all.
+    """Writes one adapter as a PEFT folder, whole or not at all; in place of one that t2l wrote and nobody changed.
 
     Args:
         weights: a batch of exactly one adapter.
@@ -94,6 +94,8 @@ def save_adapter(
             that `AutoPeftModelForCausalLM.from_pretrained(folder)` finds it from any working directory of this machine.
         provenance: where the adapter comes from; kept beside it in `t2l.json`.
         card: text of the model card, `README.md`; None for none.
+
+    Raises FileProblemError where the folder holds anything else.
     """
     tensors = adapter_tensors(spec, weights)
     with atomic_folder(folder) as temporary:

@@ -7,7 +7,6 @@ trained on). A step's folder appears under its name only when it is complete.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from t2l import encoder as encoders
 from t2l import hypernetwork as hypernetworks
-from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, remove_folder, write_json, write_tensors
 from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
 from t2l.lora import LoraSpec
 from t2l.manifest import Manifest
@@ -27,6 +26,8 @@ from t2l.manifest import Manifest
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
 TRAINING_DATA = "training_data.safetensors"
 """hashes of what was trained on, and where each training task's descriptions lie"""
+OWN_FILES = (RECORD, WEIGHTS, TRAINER, TRAINING_DATA)
+"""what a checkpoint's folder holds"""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def save_checkpoint(
 ) -> Path:
     """Writes the checkpoint of a step and removes earlier ones. Returns its folder."""
     folder = run_folder / "checkpoints" / f"step-{record.step:06d}"
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, OWN_FILES) as temporary:
         write_tensors(temporary / WEIGHTS, hypernetwork.state_dict())
         trainer = {"torch_generator": torch.get_rng_state(), **_optimizer_tensors(optimizer)}
         write_tensors(temporary / TRAINER, trainer)
@@ -129,7 +130,7 @@ def save_checkpoint(
         write_json(temporary / RECORD, record.to_json())
     for older in _complete(run_folder):
         if older != folder:
-            shutil.rmtree(older)
+            remove_folder(older, OWN_FILES)
     return folder
 
 

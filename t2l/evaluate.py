@@ -42,11 +42,11 @@ from t2l.evaluation.contenders import (
 from t2l.evaluation.costs import cost_row, mean_usage
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
-from t2l.evaluation.report import Findings, score_table, write_report
+from t2l.evaluation.report import REPORT_FILES, Findings, score_table, write_report
 from t2l.evaluation.robustness import robustness
 from t2l.evaluation.scoring import check_scorable
 from t2l.few_shot import FewShot, Refined
-from t2l.files import write_json
+from t2l.files import check_own, write_json
 from t2l.generate import CONFIDENCE_FILE, load_generator
 from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.manifest import Overlap, refuse, suite_manifest
@@ -343,6 +343,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
+    check_own(Path(config.run_dir), REPORT_FILES)
     torch.manual_seed(config.seed)
     parts = Evaluation(config)
     parts.check_tasks()

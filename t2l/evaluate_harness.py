@@ -23,7 +23,8 @@ from t2l.evaluation.board import SameInputsError
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
 from t2l.evaluation.harness import Harness, descriptions_of
-from t2l.evaluation.harness_report import Pass, Row, rows_of, write_harness_report
+from t2l.evaluation.harness_report import HARNESS_FILES, Pass, Row, rows_of, write_harness_report
+from t2l.files import check_own
 from t2l.injection import inject
 from t2l.lora import LoraSpec
 from t2l.tasks import Example, Task
@@ -115,6 +116,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
+    check_own(Path(config.run_dir), HARNESS_FILES)
     torch.manual_seed(config.seed)
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import collate
 from t2l.distributed import World
-from t2l.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from t2l.files import atomic_folder, read_json, read_tensors, remove_folder, write_json, write_tensors
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec
@@ -83,6 +82,9 @@ def bytes_per_task(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob],
     return 4 * 4 * spec.parameters_per_adapter + config.rows_per_task * activations
 
 
+SNAPSHOT_FILES = ("trainer.safetensors", "trainer.json")
+
+
 class Snapshots:
     """The state of a trainer on disk, whole or absent.
 
@@ -96,7 +98,7 @@ class Snapshots:
     def save(self, trainer: SlotTrainer) -> None:
         """Writes the trainer's state in place of an earlier one."""
         record, tensors = trainer.snapshot()
-        with atomic_folder(self.folder) as temporary:
+        with atomic_folder(self.folder, SNAPSHOT_FILES) as temporary:
             write_tensors(temporary / "trainer.safetensors", tensors)
             write_json(temporary / "trainer.json", {"identity": self.identity, **record})
 
@@ -117,7 +119,7 @@ class Snapshots:
 
     def remove(self) -> None:
         """Deletes the snapshot: there is nothing left to go on with."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder, SNAPSHOT_FILES)
 
 
 def tasks_at_once(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], config: LibraryTrainingConfig) -> int:

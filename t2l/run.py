@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2l.files import read_json, write_json, write_text
+from t2l.files import check_own, read_json, write_json, write_text
+from t2l.run_folder import overrides_of
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "hydra-core", "numpy")
@@ -90,10 +91,14 @@ class Run:
         record = folder / "run.json"
         if record.is_file():
             found = read_json(record)
+            if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+                raise ValueError(f"{record} is no record of a run of t2l's: choose another run_dir")
             _check_same_config(folder, found["config"], json.loads(json.dumps(config)))
         else:
+            check_own(folder, [self._metrics.name, self._timings.name])
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(record, {"verb": verb, "config": config, "environment": environment()})
+            about = {} if (typed := overrides_of(folder)) is None else {"overrides": typed}
+            write_json(record, {"verb": verb, **about, "config": config, "environment": environment()})
         self._wandb = self._start_wandb(logger, config)
 
     def _start_wandb(self, logger: LoggerConfig, config: Mapping[str, Any]) -> Any:

@@ -9,7 +9,20 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "t2l"
 LEVELS = [
-    {"console", "overrides", "progress", "lora", "files", "seeding", "tasks", "distributed", "targets", "model_files"},
+    {
+        "console",
+        "overrides",
+        "progress",
+        "own_files",
+        "run_folder",
+        "lora",
+        "files",
+        "seeding",
+        "tasks",
+        "distributed",
+        "targets",
+        "model_files",
+    },
     {
         "adapter_io",
         "adapter_card",
@@ -27,7 +40,7 @@ LEVELS = [
     {"library_training", "method_training"},
     {"training", "generate", "evaluation", "describe"},
     {"few_shot"},
-    {"config", "run_folder", "sweep"},
+    {"config", "sweep"},
     {"settings"},
     {"command"},
     {"verbs", "evaluate", "library_report", "compare_reports", "plan", "merge"},

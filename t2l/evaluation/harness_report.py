@@ -9,7 +9,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from t2l.files import write_json, write_text
+from t2l.files import write_own
+
+HARNESS_FILES = ("harness.json", "harness.md", "harness_samples.jsonl")
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,12 @@ def write_harness_report(
         **provenance,
         "decoding": "as each task says",
     }
-    write_text(
+    write_own(
         folder / "harness_samples.jsonl",
         "".join(json.dumps(s, default=str) + "\n" for p in passes for s in p.samples()),
     )
-    write_json(folder / "harness.json", _plain(report))
-    write_text(folder / "harness.md", _markdown(rows, report))
+    write_own(folder / "harness.json", json.dumps(_plain(report), indent=2) + "\n")
+    write_own(folder / "harness.md", _markdown(rows, report))
 
 
 def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:

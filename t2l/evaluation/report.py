@@ -12,7 +12,7 @@ from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
 from t2l.evaluation.statistics import Estimate, recovered_fraction
-from t2l.files import write_json, write_text
+from t2l.files import write_own
 from t2l.manifest import Overlap
 
 HEADLINE_SEEDS = 3
@@ -22,6 +22,9 @@ REDUNDANT_WHY = (
     "the base model could read the task's description in its own prompt, so a score does not show that the adapter "
     "followed it"
 )
+FIGURES = ("scores", "controls", "costs", "style", "scale", "confidence", "map", "norms")
+REPORT_FILES = ("report.json", "report.md", "report.html", "answers.jsonl", *(f"{name}.png" for name in FIGURES))
+"""what a report's folder holds"""
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ def write_answers(path: Path, cells: Sequence[Cell]) -> None:
                     "score": a.score,
                 }
                 lines.append(json.dumps(record))
-    write_text(path, "\n".join(lines) + "\n")
+    write_own(path, "\n".join(lines) + "\n")
 
 
 def report_data(found: Findings) -> dict[str, Any]:
@@ -324,18 +327,21 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
 
 
 def write_report(folder: Path, found: Findings) -> dict[str, Any]:
-    """Writes report.json, report.md, report.html, figures and answers.jsonl into a folder. Returns what report.json holds."""
+    """Writes report.json, report.md, report.html, figures and answers.jsonl into a folder. Returns what report.json holds.
+
+    Raises FileProblemError where files of these names are not t2l's (`check_own` of REPORT_FILES tells before).
+    """
     from t2l.evaluation.figures import draw_figures
     from t2l.evaluation.page import page
 
     folder.mkdir(parents=True, exist_ok=True)
     data = report_data(found)
     write_answers(folder / "answers.jsonl", found.cells)
-    write_json(folder / "report.json", data)
+    write_own(folder / "report.json", json.dumps(data, indent=2) + "\n")
     figures = draw_figures(found, data)
     for name, image in figures.items():
-        (folder / f"{name}.png").write_bytes(image)
+        write_own(folder / f"{name}.png", image)
     text = report_text(found, data)
-    write_text(folder / "report.md", text)
-    write_text(folder / "report.html", page(text, figures))
+    write_own(folder / "report.md", text)
+    write_own(folder / "report.html", page(text, figures))
     return data
