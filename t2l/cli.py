@@ -101,10 +101,11 @@ def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
 
     if command is None or command.shows_only:
         launch(list(rest) if command is None else command.words, Job(verb, _run_verb))
-    elif command.is_sweep:
-        run_sweep(command, _run_verb, launch)
-    else:
-        run_once(command, _run_verb, launch)
+        return
+    try:
+        (run_sweep if command.is_sweep else run_once)(command, _run_verb, launch)
+    except ValueError as error:
+        fail(str(error))
 
 
 def _quiet_libraries() -> None:

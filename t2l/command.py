@@ -198,22 +198,45 @@ def _own_folder(command: Command) -> Path:
     return found.path
 
 
+def _check_records(*files: Path) -> None:
+    """Raises ValueError where Hydra would overwrite the records of another program's run."""
+    import yaml
+
+    from t2l.config import ROOTS
+
+    for file in files:
+        if file.is_file():
+            try:
+                verb = yaml.safe_load(file.read_text())["hydra"]["job"]["config_name"]
+            except (yaml.YAMLError, LookupError, TypeError, UnicodeDecodeError):
+                verb = None
+            if verb not in ROOTS:
+                raise ValueError(f"{file} is of another program of Hydra's: choose another folder")
+
+
 def run_once(command: Command, work: Work, launch: Launch) -> None:
-    """A single run, in the folder it names, else in its own."""
+    """A single run, in the folder it names, else in its own.
+
+    Raises ValueError where another program's run is there.
+    """
     if not is_main_process():
         words = [*QUIET, _folder_word("hydra.run.dir", ".")]
     elif command.sets("hydra.run.dir"):
         words = []
     else:
         given = getattr(command.settings[0], folder_key(command.settings[0]))
-        words = [_folder_word("hydra.run.dir", given or _own_folder(command))]
+        folder = Path(given) if given else _own_folder(command)
+        _check_records(folder / ".hydra/hydra.yaml")
+        words = [_folder_word("hydra.run.dir", folder)]
     launch([*command.words, *words, *_log_name(command)], Job(command.verb, work))
 
 
 def run_sweep(command: Command, work: Work, launch: Launch) -> None:
     """A sweep's jobs, each in a folder of its own; the list of what became of them.
 
-    Raises SystemExit with code 1 unless every job finished.
+    Raises:
+        ValueError: another program's run is there.
+        SystemExit: with code 1, unless every job finished.
     """
     key = folder_key(command.settings[0])
     given = [getattr(s, key) for s in command.settings]
@@ -235,6 +258,7 @@ def run_sweep(command: Command, work: Work, launch: Launch) -> None:
     else:
         sweep = _own_folder(command)
     folders = [sweep / name for name in names]
+    _check_records(sweep / "multirun.yaml", *(folder / ".hydra/hydra.yaml" for folder in folders))
     words = [*command.words, *_log_name(command), _folder_word("hydra.sweep.dir", sweep)]
     words.append("hydra.sweep.subdir='${job_folder:${hydra.job.num}}'")
     _launch_until_ended(command, job, words, folders, launch)

@@ -24,7 +24,8 @@ from t2l.tasks import IGNORE_INDEX, Example, tokenize_examples
 
 log = logging.getLogger(__name__)
 BASE_FILES = (
-    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja", "README.md",
 )  # fmt: skip
 """what a base model's folder holds"""
 
