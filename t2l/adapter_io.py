@@ -15,7 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors, write_text
+from t2l.files import (
+    FileProblemError,
+    atomic_folder,
+    check_finite,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from t2l.lora import LoraSpec, LoraWeights, Scaling
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -95,9 +104,12 @@ def save_adapter(
         provenance: where the adapter comes from; kept beside it in `t2l.json`.
         card: text of the model card, `README.md`; None for none.
 
-    Raises FileProblemError where the folder holds anything else.
+    Raises:
+        FileProblemError: a value is not finite, or the folder holds what t2l did not write or what was changed since.
+        ValueError: weights of another geometry, or of more than one adapter.
     """
     tensors = adapter_tensors(spec, weights)
+    check_finite(tensors, str(folder))
     with atomic_folder(folder) as temporary:
         write_tensors(temporary / WEIGHTS_FILE, tensors)
         write_json(temporary / CONFIG_FILE, peft_config(spec, base_path))

@@ -22,6 +22,7 @@ from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, 
 from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
 from t2l.lora import LoraSpec
 from t2l.manifest import Manifest
+from t2l.soundness import refuse_wild
 
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
 TRAINING_DATA = "training_data.safetensors"
@@ -118,7 +119,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     training_data: TrainingData | None = None,
 ) -> Path:
-    """Writes the checkpoint of a step and removes earlier ones. Returns its folder."""
+    """Writes the checkpoint of a step and removes earlier ones. Returns its folder.
+
+    Raises ValueError if the weights have exploded; what was written before stays.
+    """
+    refuse_wild(hypernetwork.parameters(), "trainer.lr")
     folder = run_folder / "checkpoints" / f"step-{record.step:06d}"
     with atomic_folder(folder, OWN_FILES) as temporary:
         write_tensors(temporary / WEIGHTS, hypernetwork.state_dict())

@@ -147,11 +147,25 @@ def _run_verb(verb: str, settings: Any) -> None:
 
         with world() as processes:
             settings.run_dir = processes.gather(settings.run_dir)[0]  # the main process decided on it
-            getattr(verbs, verb)(settings, processes)
+            made = getattr(verbs, verb)(settings, processes)
+        if verb == "train_library":
+            _end_training(made, processes.is_main)
     else:
         from t2l import verbs
 
         getattr(verbs, verb)(settings)
+
+
+def _end_training(folder: Path, is_main: bool) -> None:
+    """Ends with exit code 1 and one line if a task of a library failed or there is no adapter at all."""
+    from t2l.library_report import training_outcome
+
+    outcome = training_outcome(folder)
+    if outcome.is_complete:
+        return
+    if is_main:
+        print(f"t2l: incomplete: {outcome.summary}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def _generate(rest: Sequence[str]) -> None:

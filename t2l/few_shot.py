@@ -6,6 +6,7 @@ further to go.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,10 @@ from t2l.evaluation.contenders import Entry, SplitView, training_examples
 from t2l.evaluation.costs import Costs
 from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
+from t2l.soundness import judge_adapter, measure_losses
 from t2l.tasks import tokenize_examples
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,7 +52,7 @@ def train_few_shot(
 ) -> LoraWeights:
     """Each task's adapter, trained from `start` [tasks] on the task's first training examples.
 
-    Raises ValueError for a task with too few.
+    What diverged or learnt nothing is warned of. Raises ValueError for a task with too few.
     """
     slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
     trained: dict[str, TrainedAdapter] = {}
@@ -64,7 +68,17 @@ def train_few_shot(
         trainer.adopt(start[slice(begin, begin + len(tasks))].map(lambda t: t.detach().clone()).to(base.device))
         while not trainer.done:
             trained.update({a.name: a for a in trainer.step()})
+        for job in jobs:
+            _tell(base, spec, job, trained[job.name], trainer.rows_at_once)
     return concatenate(trained[t.name].weights for t in view.tasks).to(base.device)
+
+
+def _tell(base: BaseModel, spec: LoraSpec, job: TrainingJob, adapter: TrainedAdapter, at_once: int) -> None:
+    """Warns of an adapter that is not sound; it is scored all the same, since that is what such training gives."""
+    losses = measure_losses(base, spec, adapter.weights, job.rows, (), None, at_once)
+    judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, None)
+    if not judgement.is_sound:
+        log.warning("few-shot training on task %s %s", job.name, judgement)
 
 
 class FewShot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import logging
 import shutil
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from t2l.own_files import RECORD as OWN_RECORD
@@ -30,9 +32,11 @@ from t2l.own_files import (
 )
 
 __all__ = [
-    "FileProblemError", "atomic_folder", "check_own", "check_replaceable", "move_into", "read_json", "read_tensors",
-    "remove_folder", "write_json", "write_own", "write_tensors", "write_text",
+    "FileProblemError", "atomic_folder", "check_finite", "check_own", "check_replaceable", "move_into", "read_json", "read_tensors",
+    "remove_folder", "tensors_sha256", "write_json", "write_own", "write_tensors", "write_text",
 ]  # fmt: skip
+CHECKSUM = "t2l_sha256"
+"""key of the checksum of its tensors in a safetensors file's metadata"""
 log = logging.getLogger(__name__)
 
 
@@ -138,21 +142,77 @@ def read_json(path: Path) -> Any:
         raise FileProblemError(f"{path} is not valid JSON: {error}") from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file (into a folder that is itself atomic, or under a fresh name)."""
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 over the names, dtypes, shapes and bytes of tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises FileProblemError if a tensor holds nan or an infinity; integers never do."""
+    broken = [k for k, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if broken:
+        raise FileProblemError(f"{where}: {len(broken)} tensors hold values that are not finite, first {broken[0]!r}")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, finite: bool = True
+) -> None:
+    """Writes a safetensors file with a checksum (into a folder that is itself atomic, or under a fresh name).
+
+    Args:
+        finite: whether values that are not finite are refused; false for a state that may hold some and recover.
+
+    Raises:
+        FileProblemError: a value is not finite; nothing is written.
+    """
     from safetensors.torch import save_file
 
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path, dict(metadata or {"format": "pt"}))
+    held = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    if finite:
+        check_finite(held, f"{path.name} cannot be written")
+    save_file(held, path, {"format": "pt", **(metadata or {}), CHECKSUM: tensors_sha256(held)})
+    _sort_metadata(path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file. Raises FileProblemError where it is missing or damaged (truncated, say)."""
-    from safetensors import SafetensorError
+def _sort_metadata(path: Path) -> None:
+    """Brings the metadata of a safetensors file, which safetensors writes in a random order, into one order."""
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length, "a sorted header is as long as it was"
+        stream.seek(8)
+        stream.write(text)
+
+
+def read_tensors(path: Path, finite: bool = True) -> dict[str, Tensor]:
+    """Reads a safetensors file, and compares it with its checksum if it has one (files of other programs have none).
+
+    Args:
+        finite: whether values that are not finite are refused.
+
+    Raises:
+        FileProblemError: the file is missing or damaged (truncated, one bit flipped), or holds nan or an infinity.
+    """
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise FileProblemError(f"no such file: {path}")
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get(CHECKSUM)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise FileProblemError(f"{path} is damaged and cannot be read ({error}): make it again") from None
+    if written is not None and tensors_sha256(tensors) != written:
+        raise FileProblemError(f"{path} is damaged: its tensors are not those that were written: make it again")
+    if finite:
+        check_finite(tensors, str(path))
+    return tensors

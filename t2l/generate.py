@@ -21,7 +21,7 @@ from t2l.checkpoint import (
 )
 from t2l.confidence import Calibration, distances
 from t2l.encoder import TaskEncoder
-from t2l.files import FileProblemError, check_replaceable, read_json
+from t2l.files import FileProblemError, check_finite, check_replaceable, read_json
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraWeights
 from t2l.model_files import file_fingerprint, resolve_path
@@ -62,9 +62,12 @@ class Generator:
 
     @torch.no_grad()
     def __call__(self, descriptions: Sequence[str]) -> LoraWeights:
-        """One adapter per description. Raises ValueError for an empty description."""
+        """One adapter per description. Raises ValueError for an empty description, or if a value is not finite."""
         device = next(self.hypernetwork.parameters()).device
-        return self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+        weights = self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+        for side, tensors in (("A", weights.A), ("B", weights.B)):
+            check_finite({f"{side} of {k}": t for k, t in tensors.items()}, f"adapters of checkpoint {self.checkpoint}")
+        return weights
 
 
 def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confidence | None]:

@@ -26,6 +26,7 @@ from t2l.lora import LoraWeights
 from t2l.objectives import frobenius_distance, l1_distance, label_loss, product_norm, weight_penalty
 from t2l.run import Run
 from t2l.slots import linear_schedule
+from t2l.soundness import judge_run
 from t2l.tasks import TokenizedExample
 
 log = logging.getLogger(__name__)
@@ -343,6 +344,8 @@ def train(
                 run.log_metrics(finished, metrics)
         if world.is_main and (finished % config.checkpoint_every == 0 or finished == config.steps):
             save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer, training_data)
+    if world.is_main:
+        judge_run(run.folder / "metrics.jsonl", "trainer.lr")
     world.wait()
     hypernetwork.eval()
     return replace(record, step=config.steps)

@@ -31,6 +31,7 @@ from t2l.evaluation.contenders import Base, FormalCode
 from t2l.files import check_own, move_into, write_json
 from t2l.generate import Confidence, base_for, folders_for, load_generator, read_descriptions, write_adapters
 from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, open_library
+from t2l.library_report import training_outcome
 from t2l.library_training import train_library as train_adapters_of
 from t2l.library_training import train_multi_task
 from t2l.lora import LoraSpec
@@ -39,6 +40,7 @@ from t2l.method_training import make_method_library
 from t2l.methods.library import RECORD_FILE
 from t2l.pretrain_base import BASE_FILES, PretrainBaseConfig, pretrain, save_base
 from t2l.run import Run, environment, environments
+from t2l.soundness import target_norm
 from t2l.tasks import Task, TaskSuite, tokenize_examples
 from t2l.training import Objective, ReconstructionConfig, ReconstructionObjective, SftObjective
 from t2l.training import train as run_training
@@ -74,7 +76,8 @@ def _trainable(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[s
 def train_library(config: TrainLibraryConfig, world: World | None = None) -> Path:
     """Trains the missing oracle adapters and the multi-task LoRA. Returns the library's folder.
 
-    With another method than batched_lora, trains that on each task instead, and no multi-task LoRA.
+    With another method than batched_lora, trains that on each task instead, and no multi-task LoRA. What failed is in
+    the library's record (`library_report.training_outcome`), the rest is there.
 
     Raises ValueError for an unknown task or split, or an adapter there that was made otherwise.
     """
@@ -92,6 +95,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         "spec": libraries.spec.to_json(),
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
+        "base_norm": target_norm(base.model, libraries.spec),
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
         "definition": config.prompt.definition,
         "environments": environments(folder / LIBRARY_RECORD),
@@ -107,13 +111,18 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
     with verify_frozen(base.model) as parameters:
         shown = [config.prompt.apply(t) for t in tasks]
         failed = train_adapters_of(libraries.adapters, base, shown, config.training, config.seed, world)
+        record["failed"] = failed
+        if world.is_main:
+            write_json(folder / LIBRARY_RECORD, record)
         if config.tasks is None and training_tasks and world.is_main:
             together = [config.prompt.apply(t) for t in training_tasks]
             train_multi_task(libraries.static, base, together, config.multi_task, config.seed, MULTI_TASK)
     if world.is_main:
-        write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters, "failed": failed})
+        write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters})
     world.wait()
     log.info("library of %d adapters in %s", len(libraries.adapters.tasks()), folder)
+    if world.is_main:
+        training_outcome(folder).log()
     return folder
 
 
@@ -131,6 +140,7 @@ def _train_method_library(config: TrainLibraryConfig) -> Path:
         "environments": environments(folder / RECORD_FILE),
     }
     make_method_library(folder, method, base, [config.prompt.apply(t) for t in tasks], config.seed, record)
+    training_outcome(folder).log()
     return folder
 
 
