@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.console import fail
+from t2l.console import fail, print_table, print_wrapped
 from t2l.overrides import is_override
 
 HYDRA_VERBS = {
-    "quickstart": "the whole path in one run, on the embedded world unless told otherwise",
-    "train_library": "train an oracle LoRA per task, many at a time, and the multi-task LoRA",
-    "train": "train a hypernetwork (objective=sft or objective=reconstruction)",
+    "quickstart": "the whole path in one run, on the embedded world by default",
+    "train_library": "train an oracle LoRA per task, and the multi-task LoRA",
+    "train": "train a hypernetwork, by SFT or by reconstruction",
     "evaluate": "score contenders on every split and write a report",
-    "compare_methods": "train every adaptation method on the same tasks and write the table",
+    "compare_methods": "train every adaptation method on the same tasks, one table",
     "describe": "write descriptions of tasks with a language model",
     "pretrain_base": "pretrain the mini base model from scratch",
 }
@@ -29,13 +29,14 @@ PLAIN_VERBS = {
     "library": "verify and summarise the adapters of a library",
     "compare": "reports side by side, with differences paired by example",
     "merge": "add an adapter to its base's weights and save the model",
-    "plan": "what `t2l train` would train, its sizes, and whether a step fits into memory",
+    "plan": "what `t2l train` would train, its sizes, whether a step fits",
 }
 MULTI_PROCESS_VERBS = ("train", "train_library")
 HELP = f"""t2l: from the description of a task to a LoRA adapter
 
 usage: t2l VERB [key=value ...] [-m] [--cfg job]
-       t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE] [key=value ...]
+       t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE]
+                    [key=value ...]
        t2l library DIR [--list] [--json]
        t2l compare RUN RUN ... [--json]
        t2l merge ADAPTER --out DIR [--base-model PATH] [--dtype DTYPE]
@@ -44,9 +45,13 @@ usage: t2l VERB [key=value ...] [-m] [--cfg job]
 verbs:
 {chr(10).join(f"  {verb:<15} {text}" for verb, text in (HYDRA_VERBS | PLAIN_VERBS).items())}
 
-Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration, `t2l train
-experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
-`torchrun --nproc-per-node N -m t2l VERB ...` runs {" and ".join(MULTI_PROCESS_VERBS)} in N processes.
+Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration,
+`t2l train experiment=mini_sft seed=1` changes it, and
+`t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
+A run without a folder of its own (run_dir=DIR) gets a dated one in runs/VERB/;
+the same command finds it again and goes on there.
+`torchrun --nproc-per-node N -m t2l VERB ...` runs {" and ".join(MULTI_PROCESS_VERBS)}
+in N processes.
 """
 
 
@@ -243,7 +248,11 @@ def _compare(rest: Sequence[str]) -> None:
         rows = compare_reports([Path(r) for r in parsed.runs])
     except ValueError as error:
         fail(str(error))
-    print(json.dumps(rows, indent=2) if parsed.json else comparison_table(rows))
+    if parsed.json:
+        print(json.dumps(rows, indent=2))
+        return
+    header, _, *lines = [line.strip("|").split("|") for line in comparison_table(rows).splitlines()]
+    print_table([h.strip() for h in header], [[cell.strip().replace("_", " ") for cell in line] for line in lines])
 
 
 def _plan(rest: Sequence[str]) -> None:
@@ -264,7 +273,11 @@ def _plan(rest: Sequence[str]) -> None:
         found = plan(config)
     except ValueError as error:
         fail(str(error))
-    print(json.dumps(found.to_json(), indent=2) if parsed.json else plan_text(found))
+    if parsed.json:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    for line in plan_text(found).splitlines():
+        print_wrapped(line, indent=14)
 
 
 def _merge(rest: Sequence[str]) -> None:

@@ -42,11 +42,12 @@ from t2l.evaluation.contenders import (
 from t2l.evaluation.costs import cost_row, mean_usage
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
-from t2l.evaluation.report import REPORT_FILES, Findings, score_table, write_report
+from t2l.evaluation.report import REPORT_FILES, Findings, write_report
 from t2l.evaluation.robustness import robustness
 from t2l.evaluation.scoring import check_scorable
+from t2l.evaluation.summary import summary_lines
 from t2l.few_shot import FewShot, Refined
-from t2l.files import check_own, write_json
+from t2l.files import check_own, read_json, write_json
 from t2l.generate import CONFIDENCE_FILE, load_generator
 from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.manifest import Overlap, refuse, suite_manifest
@@ -376,18 +377,7 @@ def metric_name(views: Sequence[SplitView]) -> str:
 
 
 def print_report(cells: Sequence[Cell], folder: Path) -> None:
-    """Prints the score table and where the report is."""
-    from rich.console import Console
-    from rich.table import Table
-
-    header, _, *rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
-    table = Table(title="mean score and 95 % interval")
-    for name in header:
-        table.add_column(name.replace("_", " "))
-    for contender, *scores in rows:
-        # Blanks let long names wrap between words on a narrow terminal.
-        intervals = [s.replace(" [", "\n").replace("]", "").replace(", ", "-") for s in scores]
-        table.add_row(contender.replace("_", " "), *intervals)
-    console = Console()
-    console.print(table)
-    console.print(f"report: {folder / 'report.md'} and {folder / 'report.html'}", soft_wrap=True)
+    """Prints the means, how far controls are behind, and where the report is."""
+    controls = read_json(folder / "report.json")["controls"]
+    print("\n".join(["", *summary_lines(cells, controls), ""]))
+    print(f"report, with intervals, controls and costs:\n  {folder / 'report.md'}\n  {folder / 'report.html'}")

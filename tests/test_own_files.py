@@ -24,12 +24,13 @@ from t2l.run import LoggerConfig, Run
 Foreign = Callable[[Path], None]
 
 
-def fill(folder: Path, text: str = "ours") -> None:
-    """A folder as a writer leaves it."""
+def fill(folder: Path, text: str = "ours", meanwhile: Callable[[], object] = lambda: None) -> None:
+    """A folder as a writer leaves it; `meanwhile` is what happens while it writes."""
     with atomic_folder(folder) as temporary:
         (temporary / "adapter_config.json").write_text(text)
         (temporary / "README.md").write_text("# card")
         (temporary / "weights.safetensors").write_bytes(b"0" * 100)
+        meanwhile()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -67,9 +68,8 @@ def test_a_folder_with_anything_else_stays(what: str, tmp_path: Path) -> None:
 def test_what_appears_meanwhile_stays(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     fill(folder)
-    with pytest.raises(FileProblemError, match="other files meanwhile"), atomic_folder(folder) as temporary:
-        (temporary / "adapter_config.json").write_text("again")
-        (folder / "notes.md").write_text("mine")
+    with pytest.raises(FileProblemError, match="other files meanwhile"):
+        fill(folder, "again", lambda: (folder / "notes.md").write_text("mine"))
     assert (folder / "notes.md").read_text() == "mine"
     assert (folder / "adapter_config.json").read_text() == "ours"
     assert [p.name for p in tmp_path.iterdir()] == ["one"]
@@ -99,9 +99,13 @@ def test_a_folder_without_a_record_is_the_users(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "one"
-    with pytest.raises(FileProblemError, match="not replaced: choose another"), atomic_folder(folder):
+
+    def faster() -> None:
         folder.mkdir()
         (folder / "theirs").write_text("another process was faster")
+
+    with pytest.raises(FileProblemError, match="not replaced: choose another"):
+        fill(folder, "ours", faster)
     assert (folder / "theirs").is_file()
     assert [p.name for p in tmp_path.iterdir()] == ["one"]
 
@@ -141,9 +145,10 @@ def test_a_write_that_was_killed_leaves_a_file_of_ours(tmp_path: Path, monkeypat
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("t2l.own_files.replace_file", _kill_after_record(killed))
-        write_own(path, "two")
+        with pytest.raises(KeyboardInterrupt):
+            write_own(path, "two")
     write_own(path, "three")
     assert path.read_text() == "three"
 

@@ -9,6 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from t2l.console import print_table
 from t2l.files import write_own
 
 HARNESS_FILES = ("harness.json", "harness.md", "harness_samples.jsonl")
@@ -161,19 +162,7 @@ def _cell(row: Row) -> str:
 
 def print_harness(rows: Sequence[Row], folder: Path) -> None:
     """Prints the scores, in as many tables as the terminal is too narrow for, and where the report is."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    header, *lines = score_lines(rows)
-    width = max(1, (console.width - 20) // 20)
-    for start in range(1, len(header), width):
-        table = Table(title="score and standard error" if start == 1 else None)
-        part = [0, *range(start, min(start + width, len(header)))]
-        for i in part:
-            # Blanks let long names wrap between words.
-            table.add_column(header[i].replace("_", " "))
-        for line in lines:
-            table.add_row(line[0].replace("_", " "), *(line[i] for i in part[1:]))
-        console.print(table)
-    console.print(f"report: {folder / 'harness.md'} and {folder / 'harness.json'}", soft_wrap=True)
+    # Blanks let long names wrap between words.
+    header, *lines = [[cell.replace("_", " ") for cell in line] for line in score_lines(rows)]
+    print_table(header, lines, "score and standard error")
+    print(f"report:\n  {folder / 'harness.md'}\n  {folder / 'harness.json'}")
