@@ -31,6 +31,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PROVENANCE_FILE = "t2l.json"
 CARD_FILE = "README.md"
+TRAINING_DATA_FILE = "training_data.safetensors"
+"""hashes of the rows that a library's adapter was trained on (`manifest.Manifest`)"""
 
 PLAIN_KEYS = frozenset(
     "peft_type peft_version task_type auto_mapping base_model_name_or_path revision inference_mode r lora_alpha use_rslora "
@@ -94,6 +96,7 @@ def save_adapter(
     base_path: str,
     provenance: Mapping[str, Any],
     card: str | None = None,
+    training_data: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes one adapter as a PEFT folder, whole or not at all; in place of one that t2l wrote and nobody changed.
 
@@ -103,6 +106,7 @@ def save_adapter(
             that `AutoPeftModelForCausalLM.from_pretrained(folder)` finds it from any working directory of this machine.
         provenance: where the adapter comes from; kept beside it in `t2l.json`.
         card: text of the model card, `README.md`; None for none.
+        training_data: what it was trained on, as hashes; None where it was not trained on rows.
 
     Raises:
         FileProblemError: a value is not finite, or the folder holds what t2l did not write or what was changed since.
@@ -116,6 +120,8 @@ def save_adapter(
         write_json(temporary / PROVENANCE_FILE, dict(provenance))
         if card is not None:
             write_text(temporary / CARD_FILE, card)
+        if training_data is not None:
+            write_tensors(temporary / TRAINING_DATA_FILE, training_data)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, 
 from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
 from t2l.lora import LoraSpec
 from t2l.manifest import Manifest
+from t2l.model_files import earlier_fingerprint_hint
 from t2l.soundness import refuse_wild
 
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
@@ -47,6 +48,8 @@ class CheckpointRecord:
     """suite, its content hash, tasks and phrasing set that training used"""
     encoder: dict[str, Any] | None = None
     """config of the encoder (`TaskEncoder.to_json`); None in checkpoints made before it was recorded"""
+    conditions: dict[str, Any] | None = None
+    """how the base was loaded and prompted (`conditions.conditions_of`); None in checkpoints made before it was recorded"""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -206,6 +209,7 @@ def check_fits(record: CheckpointRecord, base_fingerprint: str, encoder_identity
         raise ValueError(
             f"{where} was trained for another base model ({record.base_name}, fingerprint "
             f"{record.base_fingerprint[:12]}); this base has fingerprint {base_fingerprint[:12]}"
+            f"{earlier_fingerprint_hint(record.base_fingerprint, base_fingerprint)}"
         )
     if record.encoder_identity != encoder_identity:
         how = "it does not say which: pass the encoder=... it was trained with"

@@ -9,6 +9,7 @@ from t2l import suites, verbs
 from t2l.config import CompareMethodsConfig, EvaluateConfig, TrainLibraryConfig
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import Cell, view_split
+from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.scoring import check_scorable
 from t2l.library_report import training_outcome
 
@@ -38,6 +39,7 @@ def _is_whole(folder: Path) -> bool:
     return outcome.is_complete
 
 
+@as_configured
 def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
     """Trains what is missing, scores everything, prints and writes the report. Returns the scored cells.
 
@@ -67,6 +69,7 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
             method_libraries=[str(path) for path in trained],
             contenders=contenders,
             splits=config.splits,
+            allow_code_execution=config.allow_code_execution,
             seed=config.seed,
             run_dir=str(folder),
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from t2l import methods
 from t2l.base_model import BaseModelConfig, LoraConfig
+from t2l.conditions import RULES, ScoredPromptConfig
 from t2l.describe import DescribeConfig, EndpointConfig, LocalModelConfig
 from t2l.encoder import (
     BaseModelEncoderConfig,
@@ -161,7 +162,8 @@ class EvaluateConfig:
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     encoder: Any = None
-    """what embeds the descriptions; None, like encoder=own, means the first checkpoint's own"""
+    """what embeds the descriptions; None, like encoder=own, means each checkpoint's own (and without checkpoints
+    minilm_layers)"""
     suite: Any = None
     training_suite: Any = None
     """suite whose split train was trained on, where it is not the scored one: suite@training_suite=NAME"""
@@ -169,7 +171,10 @@ class EvaluateConfig:
     evaluation: BoardConfig = field(default_factory=BoardConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     composition: CompositionConfig = field(default_factory=CompositionConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
+    prompt: ScoredPromptConfig = field(default_factory=ScoredPromptConfig)
+    conditions: str = "trained"
+    """trained: what was trained is scored with the template values, dtype, quantization, date and definition of its training,
+    whatever base_model says; given: as configured, and the report lists what is otherwise than in training"""
     library: str | None = None
     """folder of `t2l train_library`, for contenders made of its adapters"""
     checkpoints: list[str] = field(default_factory=list)
@@ -184,12 +189,18 @@ class EvaluateConfig:
     """None for t2l's own board, or the lm-evaluation-harness (harness=lm_eval) on `tasks`"""
     tasks: list[str] = field(default_factory=list)
     """tasks of the harness"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1, and the harness's
+    humaneval and mbpp); such
+    code can do harm, so give it a sandbox"""
     splits: list[str] | None = None
     """splits to score; None means all"""
     robustness_split: str | None = "unseen_combination"
     """split whose descriptions are rewritten in other styles and whose adapters are scaled; None for neither"""
     confidence: bool = True
-    """whether to calibrate the confidence of generated adapters, and to leave it with each run for `t2l generate`"""
+    """whether to calibrate the confidence of generated adapters, for the report"""
+    keep_calibration: bool = False
+    """whether to leave that with each checkpoint for `t2l generate`; one of fewer tasks never replaces one of more"""
     validation_split: str | None = None
     """split that checkpoints or settings were chosen on, where they were; it is not scored"""
     descriptions_per_task: int = 48
@@ -215,6 +226,14 @@ class EvaluateConfig:
             )
         if self.descriptions_per_task < 1:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
+        if self.conditions not in RULES:
+            raise ValueError(f"conditions must be trained or given, not {self.conditions!r}")
+        calibrates = self.confidence and "generated" in self.contenders and self.harness is None
+        if self.keep_calibration and not calibrates:
+            raise ValueError(
+                "keep_calibration=true keeps what is calibrated on generated adapters: it needs confidence=true, generated "
+                "among the contenders, and t2l's own board (no harness)"
+            )
 
     def _check_harness(self) -> None:
         if not isinstance(self.harness, HarnessConfig):
@@ -283,6 +302,9 @@ class CompareMethodsConfig:
     evaluation: BoardConfig = field(default_factory=BoardConfig)
     splits: list[str] = field(default_factory=lambda: ["train"])
     """splits whose scored tasks are trained, on their own training examples"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
+    code can do harm, so give it a sandbox"""
     seed: int = 0
     """decides the tasks, initial values and data order"""
     run_dir: str | None = None
@@ -325,6 +347,9 @@ class QuickstartConfig:
         default_factory=lambda: ["base", "prompted", "formal_code", "multi_task", "oracle", "generated"]
     )
     """which contenders to score"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
+    code can do harm, so give it a sandbox"""
     descriptions_per_task: int = 48
     """training descriptions of each task that are used"""
     seed: int = 0

@@ -17,7 +17,7 @@ from t2l.evaluation.costs import Costs
 from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
 from t2l.soundness import judge_adapter, measure_losses
-from t2l.tasks import tokenize_examples
+from t2l.tasks import CutCount, tokenize_examples
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,15 @@ class FewShotConfig:
     """peak learning rate from a fresh LoRA"""
     shots: int = 4
     """solved examples in the prompt of in-context learning"""
+    format_rows: int = 48
+    """rows per split, none of them scored, on which it is decided how these examples are put (chat turns, text)"""
     tasks_at_once: int = 50
     """tasks that share a forward pass"""
+    max_length: int = 512
+    """longest training row in tokens; user turns lose their beginning"""
 
     def __post_init__(self) -> None:
-        for key in ("examples", "steps", "shots", "tasks_at_once"):
+        for key in ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows"):
             if getattr(self, key) < 1:
                 raise ValueError(f"few_shot.{key} must be at least 1, not {getattr(self, key)}")
         if self.refine_lr <= 0 or self.fresh_lr <= 0:
@@ -56,20 +60,21 @@ def train_few_shot(
     """
     slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
     trained: dict[str, TrainedAdapter] = {}
+    cuts = CutCount()
     for begin in range(0, len(view.tasks), config.tasks_at_once):
         tasks = [view.as_trained(t) for t in view.tasks[begin : begin + config.tasks_at_once]]
-        jobs = [
-            TrainingJob(
-                t.name, tokenize_examples(base.tokenizer, training_examples(t, config.examples), max_length=512)
-            )
-            for t in tasks
-        ]
+        jobs = []
+        for task in tasks:
+            examples = training_examples(task, config.examples)
+            rows = tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
+            jobs.append(TrainingJob(task.name, rows))
         trainer = SlotTrainer(base, spec, jobs, len(jobs), slots, seed)
         trainer.adopt(start[slice(begin, begin + len(tasks))].map(lambda t: t.detach().clone()).to(base.device))
         while not trainer.done:
             trained.update({a.name: a for a in trainer.step()})
         for job in jobs:
             _tell(base, spec, job, trained[job.name], trainer.rows_at_once)
+    cuts.warn(config.max_length)
     return concatenate(trained[t.name].weights for t in view.tasks).to(base.device)
 
 

@@ -19,16 +19,14 @@ from t2l.checkpoint import (
     load_record,
     load_training_data,
 )
-from t2l.confidence import Calibration, distances
+from t2l.confidence import distances
 from t2l.encoder import TaskEncoder
-from t2l.files import FileProblemError, check_finite, check_replaceable, read_json
+from t2l.files import FileProblemError, check_finite, check_replaceable
 from t2l.hypernetwork import Hypernetwork
+from t2l.kept_calibration import kept_calibration
 from t2l.lora import LoraWeights
 from t2l.model_files import file_fingerprint, resolve_path
 from t2l.serving import problems_of
-
-CONFIDENCE_FILE = "confidence.json"
-"""in a run's folder: what `t2l evaluate` calibrated for its checkpoint"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Confidence:
     distance: float
     nearest_task: str
     expected_score: float | None
-    """None where the checkpoint was not calibrated by `t2l evaluate`"""
+    """None where the checkpoint was not calibrated by `t2l evaluate keep_calibration=true`"""
 
     def warning(self, threshold: float) -> str | None:
         """One line where the expected score is below a threshold."""
@@ -76,10 +74,8 @@ def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confi
     if data is None:
         return [None] * len(descriptions)
     apart, nearest = distances(generator.hypernetwork, data.centres, generator.encoder.encode(descriptions))
-    path = generator.checkpoint.parent.parent / CONFIDENCE_FILE
-    calibration = Calibration.from_json(read_json(path)) if path.is_file() else None
-    is_fitted = calibration is not None and calibration.step == generator.record.step
-    expected = calibration(apart) if calibration is not None and is_fitted else [None] * len(descriptions)
+    calibration = kept_calibration(generator.checkpoint, generator.record.step)
+    expected = calibration(apart) if calibration is not None else [None] * len(descriptions)
     tasks = generator.record.trained_on["tasks"]
     return [Confidence(float(d), tasks[i], e) for d, i, e in zip(apart, nearest, expected, strict=True)]
 
@@ -159,6 +155,7 @@ def _origin(generator: Generator) -> dict[str, Any]:
     return {
         "generated_by": record.objective,
         "definition": record.trained_on.get("definition", "hidden"),
+        "conditions": record.conditions,
         "checkpoint": str(generator.checkpoint),
         "step": record.step,
         "seed": record.trained_on.get("seed"),

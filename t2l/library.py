@@ -15,6 +15,8 @@ from t2l.adapter_io import PROVENANCE_FILE, load_adapter, load_provenance, made_
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_json
 from t2l.lora import LoraSpec, LoraWeights, concatenate
+from t2l.manifest import Manifest
+from t2l.model_files import earlier_fingerprint_hint
 
 LIBRARY_RECORD = "library.json"
 MULTI_TASK = "multi_task"
@@ -47,10 +49,13 @@ class AdapterLibrary:
         """
         return made_by(self.path(task), {**recipe, "base_fingerprint": self.base_fingerprint})
 
-    def save(self, task: str, weights: LoraWeights, provenance: Mapping[str, Any]) -> None:
-        """Writes one adapter (a batch of one), whole or not at all."""
+    def save(
+        self, task: str, weights: LoraWeights, provenance: Mapping[str, Any], manifest: Manifest | None = None
+    ) -> None:
+        """Writes one adapter (a batch of one) and what it was trained on, whole or not at all."""
         record = {"task": task, **provenance, "base_fingerprint": self.base_fingerprint}
-        save_adapter(self.path(task), self.spec, weights, self.base_path, record)
+        rows = None if manifest is None else manifest.tensors()
+        save_adapter(self.path(task), self.spec, weights, self.base_path, record, training_data=rows)
 
     def provenance(self, task: str) -> dict[str, Any]:
         """How a task's adapter came to be."""
@@ -74,6 +79,7 @@ class AdapterLibrary:
                 raise ValueError(
                     f"{self.path(task)} was trained on another base model (fingerprint {str(made_for)[:12]}, "
                     f"this base has {self.base_fingerprint[:12]})"
+                    f"{earlier_fingerprint_hint(str(made_for), self.base_fingerprint)}"
                 )
             loaded.append(load_adapter(self.path(task), self.spec))
         return concatenate(loaded)
@@ -126,5 +132,6 @@ def open_library(folder: Path, base: BaseModel) -> LibraryFolder:
         raise ValueError(
             f"library={folder} was trained on another base model (fingerprint {record['base_fingerprint'][:12]}); "
             f"this base has {base.fingerprint[:12]}"
+            f"{earlier_fingerprint_hint(record['base_fingerprint'], base.fingerprint)}"
         )
     return LibraryFolder.of(folder, LoraSpec.from_json(record["spec"]), base)

@@ -22,14 +22,14 @@ from t2l.batches import collate
 from t2l.distributed import World
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
+from t2l.library_data import adapter_manifest, joint_hash
 from t2l.lora import LoraSpec
 from t2l.objectives import label_loss
 from t2l.progress import Progress
-from t2l.seeding import generator_for
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
 from t2l.snapshots import Snapshots
 from t2l.soundness import judge_adapter, measure_losses, target_norm
-from t2l.tasks import Task, tokenize_examples
+from t2l.tasks import CutCount, PromptConfig, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
 STEPS_BETWEEN_GATHERINGS = 20
@@ -169,9 +169,10 @@ def _judged(
     return replace(adapter, losses=losses, judgement=judgement)
 
 
-def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig) -> TrainingJob:
+def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig, cuts: CutCount) -> TrainingJob:
     def tokenized(split: str) -> list[Any]:
-        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), max_length=config.max_length)
+        examples = task.examples.get(split, ())
+        return tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
 
     return TrainingJob(task.name, tokenized("train"), tokenized("validation"))
 
@@ -230,6 +231,7 @@ def train_library(
     config: LibraryTrainingConfig,
     seed: int,
     world: World | None = None,
+    prompt: PromptConfig | None = None,
 ) -> dict[str, str]:
     """Trains an adapter for every task that the library does not hold yet. Returns what failed, and why.
 
@@ -237,10 +239,15 @@ def train_library(
     processes deal the tasks out among themselves, and the main one writes. An adapter that diverged is left out; one
     that learnt nothing is kept, and its provenance says so.
 
+    Args:
+        prompt: whether the tasks' definitions stand in their prompts; None: they do not.
+
     Raises:
         ValueError: the library holds an adapter of a task that was made by another recipe.
     """
-    world = world or World()
+    world, prompt = world or World(), prompt or PromptConfig()
+    bare = {t.name: t for t in tasks}
+    tasks = [prompt.apply(t) for t in tasks]
     recipes = {t.name: _recipe(t.examples_hash(), config, seed) for t in tasks}
     missing = [t for t in tasks if not library.holds(t.name, recipes[t.name])]
     snapshots = None
@@ -251,7 +258,9 @@ def train_library(
             missing = [t for t in tasks if t.name in again]
     log.info("library %s: %d of %d adapters to train", library.folder, len(missing), len(tasks))
     # Tasks of like length share a pass, so that little of it is padding.
-    jobs = sorted((_job(base, t, config) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts = CutCount()
+    jobs = sorted((_job(base, t, config, cuts) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts.warn(config.max_length)
     failed: dict[str, str] = {}
     world.wait()  # every process has seen the same folder before the main one adds to it
     there, newest = len(tasks) - len(missing), _Newest()
@@ -266,7 +275,8 @@ def train_library(
             if not adapter.judgement.is_sound:
                 log.warning("task %s %s: kept, and marked as such", adapter.name, adapter.judgement)
             if world.is_main:
-                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)})
+                manifest = adapter_manifest([bare[adapter.name]], prompt, is_validated=True)
+                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)}, manifest)
 
         def show(trainer: SlotTrainer) -> None:
             progress.advance(0, **newest(trainer))
@@ -276,19 +286,27 @@ def train_library(
 
 
 def train_multi_task(
-    library: AdapterLibrary, base: BaseModel, tasks: Sequence[Task], config: LibraryTrainingConfig, seed: int, name: str
+    library: AdapterLibrary,
+    base: BaseModel,
+    tasks: Sequence[Task],
+    config: LibraryTrainingConfig,
+    seed: int,
+    name: str,
+    prompt: PromptConfig | None = None,
 ) -> None:
     """Trains one static adapter on all tasks together, by the same loop, unless it is there already.
 
     Raises ValueError if it diverges.
     """
-    joint = "+".join(t.examples_hash() for t in tasks)
-    recipe = _recipe(generator_for(joint).bytes(16).hex(), config, seed)
+    prompt = prompt or PromptConfig()
+    manifest = adapter_manifest(tasks, prompt, is_validated=False)
+    tasks = [prompt.apply(t) for t in tasks]
+    recipe = _recipe(joint_hash(tasks), config, seed)
     if library.holds(name, recipe):
         return
-    rows = [
-        r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.max_length)
-    ]
+    cuts, longest = CutCount(), config.max_length
+    rows = [r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts)]
+    cuts.warn(longest)
     job, newest, steps = TrainingJob(name, rows), _Newest(), [0]
     snapshots = _snapshots(library.folder, {"recipes": {name: recipe}}, config)
     with Progress("training the multi-task LoRA", config.steps) as progress:
@@ -304,4 +322,4 @@ def train_multi_task(
     if not adapter.judgement.is_sound:
         log.warning("the multi-task LoRA %s: kept, and marked as such", adapter.judgement)
     provenance = {**recipe, **_outcome(adapter), "tasks": [t.name for t in tasks]}
-    library.save(name, adapter.weights, provenance)
+    library.save(name, adapter.weights, provenance, manifest)

@@ -18,6 +18,7 @@ import torch
 
 from t2l.base_model import BaseModel, verify_frozen
 from t2l.batches import RowCycle, collate
+from t2l.library_data import adapter_manifest
 from t2l.methods import Attached, Method, OptimizationConfig
 from t2l.methods.library import RECORD_FILE, MethodLibrary
 from t2l.objectives import response_loss
@@ -25,7 +26,7 @@ from t2l.progress import Progress
 from t2l.seeding import generator_for
 from t2l.slots import linear_schedule
 from t2l.soundness import JUDGED_ROWS, Judgement, Losses, judge_losses, judge_values, row_losses, worst
-from t2l.tasks import Task, TokenizedExample, tokenize_examples
+from t2l.tasks import CutCount, PromptConfig, Task, TokenizedExample, tokenize_examples
 
 log = logging.getLogger(__name__)
 
@@ -144,16 +145,20 @@ def train_task(
     task: Task,
     seed: int,
     on_step: Callable[[torch.Tensor], None] | None = None,
+    cuts: CutCount | None = None,
+    prompt: PromptConfig | None = None,
 ) -> Judgement:
     """Trains the library's method on one task, judges what came out, and saves it unless it diverged.
 
     The recorded time covers attaching and all optimiser steps, not tokenizing, judging or saving; the processor time
-    beside it (of all threads) does not depend on what else the machine does.
+    beside it (of all threads) does not depend on what else the machine does. `cuts` counts rows that were cut.
     """
-    method, how = library.method, library.method.config.optimization
+    method, how, prompt = library.method, library.method.config.optimization, prompt or PromptConfig()
+    manifest = adapter_manifest([task], prompt, is_validated=how.check_every is not None)
+    task = prompt.apply(task)
 
     def tokenized(split: str) -> list[TokenizedExample]:
-        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), max_length=how.max_length)
+        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), "", how.max_length, task.name, cuts)
 
     rows, validation_rows = tokenized("train"), tokenized("validation")
     judged = rows[:JUDGED_ROWS]
@@ -184,7 +189,7 @@ def train_task(
             "training_time_s": round(elapsed, 3),
             "training_cpu_time_s": round(cpu_elapsed, 3),
         }
-        library.save(task.name, attached, provenance)
+        library.save(task.name, attached, provenance, manifest)
     return judgement
 
 
@@ -207,22 +212,26 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequence[Task], seed: int) -> dict[str, str]:
+def train_method_library(
+    library: MethodLibrary, base: BaseModel, tasks: Sequence[Task], seed: int, prompt: PromptConfig | None = None
+) -> dict[str, str]:
     """Trains the method on every task that the library does not hold yet. Returns what failed, and why.
 
     What is finished is on disk at once; a run that was killed goes on from there.
 
     Raises ValueError where the library holds a task that was made by another recipe.
     """
-    missing = [t for t in tasks if not library.holds(t.name, library.recipe(t.examples_hash(), seed))]
+    prompt = prompt or PromptConfig()
+    recipes = [library.recipe(prompt.apply(t).examples_hash(), seed) for t in tasks]
+    missing = [t for t, recipe in zip(tasks, recipes, strict=True) if not library.holds(t.name, recipe)]
     name, steps = library.method.name, library.method.config.optimization.steps
     log.info("%s: %d of %d tasks to train", name, len(missing), len(tasks))
     failed: dict[str, str] = {}
-    there = len(tasks) - len(missing)
+    there, cuts = len(tasks) - len(missing), CutCount()
     with Progress(f"training {name}", len(tasks) * steps, completed=there * steps) as progress:
         for task in missing:
             steps_shown = _Shown(progress)
-            judgement = train_task(library, base, task, seed, steps_shown)
+            judgement = train_task(library, base, task, seed, steps_shown, cuts, prompt)
             there += 1
             progress.advance(steps - steps_shown.count, tasks=there)  # patience may have spared some
             if not judgement.is_kept:
@@ -230,11 +239,18 @@ def train_method_library(library: MethodLibrary, base: BaseModel, tasks: Sequenc
                 log.warning("%s on task %s %s: left out", name, task.name, judgement)
             elif not judgement.is_sound:
                 log.warning("%s on task %s %s: kept, and marked as such", name, task.name, judgement)
+    cuts.warn(library.method.config.optimization.max_length)
     return failed
 
 
 def make_method_library(
-    folder: Path, method: Method[Any], base: BaseModel, tasks: Sequence[Task], seed: int, record: Mapping[str, Any]
+    folder: Path,
+    method: Method[Any],
+    base: BaseModel,
+    tasks: Sequence[Task],
+    seed: int,
+    record: Mapping[str, Any],
+    prompt: PromptConfig | None = None,
 ) -> None:
     """Trains the method's missing tasks into a library folder, and records that the base did not change.
 
@@ -251,6 +267,6 @@ def make_method_library(
         there.check_base(base)
     library.write_record(record)
     with verify_frozen(base.model) as parameters:
-        failed = train_method_library(library, base, tasks, seed)
+        failed = train_method_library(library, base, tasks, seed, prompt)
     library.write_record({**record, "base_parameters_sha256": parameters, "failed": failed})
     log.info("%s for %d tasks in %s", method.name, len(library.tasks()), folder)

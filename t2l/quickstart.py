@@ -10,11 +10,13 @@ from rich.console import Console
 from t2l import suites, verbs
 from t2l.adapter_io import load_adapter
 from t2l.base_model import load_base_model
+from t2l.conditions import conditions_for, trained_in
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
 from t2l.console import print_table
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import view_split
-from t2l.evaluation.scoring import greedy_answers
+from t2l.evaluation.code_runner import as_configured
+from t2l.evaluation.scoring import check_code, greedy_answers
 from t2l.library import open_library
 from t2l.tasks import TaskSuite
 
@@ -49,12 +51,13 @@ def _show_one(config: QuickstartConfig, folder: Path) -> None:
     """Generates an adapter for a task never trained on, loads it back from disk and lets it answer."""
     suite = suites.build(config.suite)
     split = _unseen_split(suite)
-    view = view_split(suite, split, config.evaluation, config.seed, config.prompt.is_shown)
+    conditions = conditions_for("trained", config.base_model, None, trained_in([str(folder / "sft")]))
+    view = view_split(suite, split, config.evaluation, config.seed, conditions.definition == "shown")
     task, description = view.tasks[0], view.descriptions[0][0]
     out = folder / "generated"
     request = GenerateConfig(checkpoint=str(folder / "sft"), out=str(out))
     verbs.generate(request, [description], None)
-    base = load_base_model(config.base_model)
+    base = load_base_model(conditions.base_model)
     spec = open_library(folder / "library", base).spec
     questions = [q for q in view.questions() if q.task == task.name][:4]
     limits = (config.evaluation.max_new_tokens, config.evaluation.batch_size)
@@ -67,9 +70,14 @@ def _show_one(config: QuickstartConfig, folder: Path) -> None:
     print(f"PEFT adapter folder: {out}")
 
 
+@as_configured
 def quickstart(config: QuickstartConfig) -> None:
     """Runs the whole path; what is already in the run folder is kept and not done again."""
     console, folder = Console(), Path(config.run_dir or "runs/quickstart")
+    suite = suites.build(config.suite)
+    for split in (name for name, s in suite.splits.items() if s.tasks):
+        for task in view_split(suite, split, config.evaluation, config.seed).tasks:
+            check_code(task)
     console.rule("1/5 library: one LoRA per task, and the multi-task LoRA")
     verbs.train_library(
         TrainLibraryConfig(
@@ -98,8 +106,9 @@ def quickstart(config: QuickstartConfig) -> None:
             library=str(folder / "library"),
             contenders=config.contenders,
             few_shot=config.few_shot,
-            prompt=config.prompt,
+            allow_code_execution=config.allow_code_execution,
             robustness_split=None,
+            keep_calibration="generated" in config.contenders,
             checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],
             seed=config.seed,
             run_dir=str(folder),

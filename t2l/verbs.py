@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from t2l import hypernetwork as hypernetworks
 from t2l import methods, suites
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec, verify_frozen
 from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record, own_encoder
+from t2l.conditions import conditions_of, conditions_to_record
 from t2l.confidence import task_centres
 from t2l.config import (
     GenerateConfig,
@@ -30,7 +32,8 @@ from t2l.evaluation.board import Board, BoardConfig, view_split
 from t2l.evaluation.contenders import Base, FormalCode
 from t2l.files import check_own, move_into, write_json
 from t2l.generate import Confidence, base_for, folders_for, load_generator, read_descriptions, write_adapters
-from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, open_library
+from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
+from t2l.library_data import targets_trained_on
 from t2l.library_report import training_outcome
 from t2l.library_training import train_library as train_adapters_of
 from t2l.library_training import train_multi_task
@@ -41,7 +44,7 @@ from t2l.methods.library import RECORD_FILE
 from t2l.pretrain_base import BASE_FILES, PretrainBaseConfig, pretrain, save_base
 from t2l.run import Run, environment, environments
 from t2l.soundness import target_norm
-from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.tasks import CutCount, Task, TaskSuite, tokenize_examples
 from t2l.training import Objective, ReconstructionConfig, ReconstructionObjective, SftObjective
 from t2l.training import train as run_training
 
@@ -89,6 +92,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
     folder, suite = _folder(config.run_dir), suites.build(config.suite)
     tasks = _trainable(suite, config.splits, config.tasks)
     training_tasks = suite.select(suite.split("train").tasks)
+    conditions = conditions_to_record(folder / LIBRARY_RECORD, config.base_model, config.prompt.definition)
     base = load_base_model(config.base_model)
     libraries = LibraryFolder.of(folder, lora_spec(base.model, config.lora), base)
     record = {
@@ -98,6 +102,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         "base_norm": target_norm(base.model, libraries.spec),
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
         "definition": config.prompt.definition,
+        "conditions": conditions,
         "environments": environments(folder / LIBRARY_RECORD),
     }
     if (folder / LIBRARY_RECORD).is_file() and open_library(folder, base).spec != libraries.spec:
@@ -109,14 +114,15 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / LIBRARY_RECORD, record)
     with verify_frozen(base.model) as parameters:
-        shown = [config.prompt.apply(t) for t in tasks]
-        failed = train_adapters_of(libraries.adapters, base, shown, config.training, config.seed, world)
+        failed = train_adapters_of(
+            libraries.adapters, base, tasks, config.training, config.seed, world, prompt=config.prompt
+        )
         record["failed"] = failed
         if world.is_main:
             write_json(folder / LIBRARY_RECORD, record)
         if config.tasks is None and training_tasks and world.is_main:
-            together = [config.prompt.apply(t) for t in training_tasks]
-            train_multi_task(libraries.static, base, together, config.multi_task, config.seed, MULTI_TASK)
+            static, settings = libraries.static, config.multi_task
+            train_multi_task(static, base, training_tasks, settings, config.seed, MULTI_TASK, config.prompt)
     if world.is_main:
         write_json(folder / LIBRARY_RECORD, {**record, "base_parameters_sha256": parameters})
     world.wait()
@@ -132,14 +138,16 @@ def _train_method_library(config: TrainLibraryConfig) -> Path:
         raise ValueError(f"{folder} holds a library of LoRAs: choose another run_dir, or remove that folder")
     tasks = _trainable(suite, config.splits, config.tasks)
     method = methods.build(config.method)
+    conditions = conditions_to_record(folder / RECORD_FILE, config.base_model, config.prompt.definition)
     base = load_base_model(method.base_config(config.base_model))
     record = {
         "base_model": base.name,
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
         "definition": config.prompt.definition,
+        "conditions": conditions,
         "environments": environments(folder / RECORD_FILE),
     }
-    make_method_library(folder, method, base, [config.prompt.apply(t) for t in tasks], config.seed, record)
+    make_method_library(folder, method, base, tasks, config.seed, record, config.prompt)
     training_outcome(folder).log()
     return folder
 
@@ -163,8 +171,28 @@ def _objective(
         weights = library.adapters.load([t.name for t in tasks]).to(base.device)
         return ReconstructionObjective(config.objective, config.trainer, config.seed, weights, embeddings, world)
     shown = [config.prompt.apply(t) for t in tasks]
-    rows = [tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.trainer.max_length) for t in shown]
+    cuts, longest = CutCount(), config.trainer.max_length
+    rows = [tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts) for t in shown]
+    cuts.warn(longest)
     return SftObjective(config.objective, config.trainer, config.seed, base, rows, embeddings, world)
+
+
+def _learnt_from(
+    config: TrainConfig, suite: TaskSuite, tasks: Sequence[Task]
+) -> tuple[dict[str, Any] | None, Manifest, bool]:
+    """Under which conditions a hypernetwork learns, from what, and whether that is all; reads records alone.
+
+    One that learns a library's adapters learns what they were trained on, under the conditions they were trained under.
+    """
+    manifest, definition = Manifest.of(tasks, config.descriptions_per_task), config.prompt.definition
+    if not isinstance(config.objective, ReconstructionConfig):
+        return conditions_of(config.base_model, definition), manifest, True
+    folder = Path(config.library or "")
+    targets = targets_trained_on(folder, tasks, suite, definition)
+    known = [t for t in targets if t is not None]
+    if len(known) < len(tasks):
+        log.warning("library=%s does not say what %d of its adapters were trained on", folder, len(tasks) - len(known))
+    return library_record(folder).get("conditions"), Manifest.union([manifest, *known]), len(known) == len(tasks)
 
 
 def train(config: TrainConfig, world: World | None = None) -> Path:
@@ -179,6 +207,7 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
         raise ValueError(f"suite {suite.name!r} has no training tasks: none of its tasks is left for the split train")
     world.share(min(config.trainer.tasks_per_step, len(tasks)), "trainer.tasks_per_step")
     encoders.check(config.encoder)
+    conditions, manifest, is_known = _learnt_from(config, suite, tasks)
     base = load_base_model(config.base_model)
     encoder = TaskEncoder(config.encoder, base, config.base_model, tasks)
     spec = lora_spec(base.model, config.lora)
@@ -202,6 +231,7 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
         encoder=encoder.to_json(),
         base_fingerprint=base.fingerprint,
         base_name=base.name,
+        conditions=conditions,
         trained_on={
             "suite": suite.name,
             "suite_sha256": suite.content_hash(),
@@ -210,10 +240,11 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
             "definition": config.prompt.definition,
             "descriptions_per_task": config.descriptions_per_task,
             "seed": config.seed,
+            **({} if is_known else {"unchecked": config.library}),
         },
     )
     centres = task_centres(hypernetwork, [e.to(base.device) for e in embeddings])
-    training_data = TrainingData(Manifest.of(tasks, config.descriptions_per_task), centres)
+    training_data = TrainingData(manifest, centres)
     with verify_frozen(base.model) as parameters:
         run_training(config.trainer, objective, hypernetwork, run, record, config.seed, world, training_data)
     if world.is_main:

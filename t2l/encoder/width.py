@@ -45,7 +45,7 @@ def _sentence_width(config: EncoderConfig) -> int:
         own = AutoConfig.from_pretrained(
             path, trust_remote_code=config.trust_remote_code, revision=config.revision, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # code that comes with an encoder may raise anything
         raise ValueError(
             f"encoder.path={config.path}: no config of it at hand to read the embeddings' width from: give d_embedding=NUMBER"
         ) from error

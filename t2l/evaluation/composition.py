@@ -29,7 +29,7 @@ from t2l.lora import LoraWeights, concatenate
 from t2l.methods.peft_backed import wrapped_by
 from t2l.objectives import label_loss
 from t2l.seeding import generator_for
-from t2l.tasks import Task, tokenize_examples
+from t2l.tasks import CutCount, Task, tokenize_examples
 
 
 def mean_of_products(weights: LoraWeights, rank: int) -> LoraWeights:
@@ -161,9 +161,10 @@ class LoraHub:
         shots: int,
         tasks_at_once: int,
         seed: int,
+        max_length: int = 512,
     ) -> None:
         self._library, self._names, self._base = library, list(training_tasks), base
-        self._tasks_at_once = tasks_at_once
+        self._tasks_at_once, self._max_length = tasks_at_once, max_length
         self._count, self._shots, self._seed = min(adapters, len(self._names)), shots, seed
         self._time_s, self._composed = 0.0, 0
 
@@ -173,7 +174,9 @@ class LoraHub:
         library = self._library.load(self._names)
         shown = [view.as_trained(t) for t in view.tasks]
         chunks = [shown[i : i + self._tasks_at_once] for i in range(0, len(shown), self._tasks_at_once)]
-        weights = concatenate(self._composed_for(tasks, library) for tasks in chunks)
+        cuts = CutCount()
+        weights = concatenate(self._composed_for(tasks, library, cuts) for tasks in chunks)
+        cuts.warn(self._max_length)
         self._time_s, self._composed = self._time_s + time.perf_counter() - began, self._composed + len(view.tasks)
         return Entry(view.questions(lambda t, e: t), weights)
 
@@ -182,17 +185,17 @@ class LoraHub:
         each = self._time_s / self._composed if self._composed else None
         return Costs(self._count, each, 4 * self._library.spec.parameters_per_adapter, self._composed)
 
-    def _composed_for(self, tasks: Sequence[Task], library: LoraWeights) -> LoraWeights:
+    def _composed_for(self, tasks: Sequence[Task], library: LoraWeights, cuts: CutCount) -> LoraWeights:
         """The best adapter found for each task, from those of the library."""
         import nevergrad
 
-        pools = [self._pool(t.name) for t in tasks]
+        pools, tokenizer, longest = [self._pool(t.name) for t in tasks], self._base.tokenizer, self._max_length
         rows = [
             r
             for t in tasks
-            for r in tokenize_examples(self._base.tokenizer, training_examples(t, self._shots), max_length=512)
+            for r in tokenize_examples(tokenizer, training_examples(t, self._shots), "", longest, t.name, cuts)
         ]
-        batch = collate(rows, self._base.tokenizer.pad_token_id, self._base.device)
+        batch = collate(rows, tokenizer.pad_token_id, self._base.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             searches = [self._search(nevergrad, t.name) for t in tasks]

@@ -9,6 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from t2l.conditions import conditions_text
 from t2l.console import print_table
 from t2l.files import write_own
 
@@ -141,8 +142,16 @@ def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
             "Value ± standard error over examples, both means over training seeds and descriptions.",
             f"lm_eval {report['harness']['version']}; task versions: {versions}.",
             f"Base model: {report['base_model']['name']}, {report['base_model']['fingerprint'][:12]}.",
-            f"Tasks of these that a checkpoint was trained on, by name: {', '.join(seen) or 'none'}.",
+            f"Tasks of these that a checkpoint or an adapter was trained on, by name: {', '.join(seen) or 'none'}.",
+            *([report["prompts"]] if report.get("prompts") else []),
+            *(f"{note}." for note in report.get("data_notes", [])),
+            *(
+                [f"Not checked, for want of a record: {', '.join(report['unchecked'])}."]
+                if report.get("unchecked")
+                else []
+            ),
             "",
+            *conditions_text(report.get("conditions")),
         ]
     )
 

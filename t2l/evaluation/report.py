@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l.conditions import conditions_text
+from t2l.evaluation import in_context
 from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
@@ -209,6 +211,15 @@ def write_answers(path: Path, cells: Sequence[Cell]) -> None:
     write_own(path, "\n".join(lines) + "\n")
 
 
+def in_context_formats(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
+    """How each contender with solved examples in its prompt put them, split by split."""
+    found: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        if cell.contender in in_context.NAMES and cell.runs[0].conditions:
+            found.setdefault(cell.contender, {})[cell.split] = cell.runs[0].conditions[0]
+    return found
+
+
 def report_data(found: Findings) -> dict[str, Any]:
     """Everything in report.json."""
     data: dict[str, Any] = {
@@ -219,6 +230,7 @@ def report_data(found: Findings) -> dict[str, Any]:
         "costs": [dict(c) for c in found.costs],
         "robustness": dict(found.robustness),
         "confidence": dict(found.confidence),
+        "in_context": in_context_formats(found.cells),
         "overlap": [o.row() for o in found.overlaps],
         "by_task": [
             {
@@ -246,7 +258,7 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
     ]
     if data["condition_redundant"]:
         lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
-    lines += ["", score_table(found.cells), "", "![scores](scores.png)"]
+    lines += ["", score_table(found.cells), "", "![scores](scores.png)", *_in_context_text(data)]
     if data["controls"]:
         lines += [
             "",
@@ -271,10 +283,19 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         "",
         "## Provenance",
         "",
+        *conditions_text(data["provenance"].get("conditions")),
         "Everything that went in (config, suite, library, checkpoints, versions): `report.json`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _in_context_text(data: Mapping[str, Any]) -> list[str]:
+    if not data["in_context"]:
+        return []
+    about = "How solved examples are put to the base was chosen for each split, as whichever format scored highest:"
+    lines = [f"- {name} on {split}: {how}" for name, of in data["in_context"].items() for split, how in of.items()]
+    return ["", about, "", *lines]
 
 
 def _robustness_text(data: Mapping[str, Any]) -> list[str]:
@@ -314,16 +335,23 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Is what is called unseen unseen?", ""]
     if "selection" in data["provenance"]:
         lines += [f"Model selection: {data['provenance']['selection']}.", ""]
-    if data["provenance"].get("unchecked"):
-        lines.append(f"Without a manifest, so not checked: {', '.join(data['provenance']['unchecked'])}.")
-    elif not data["overlap"]:
+    unchecked = data["provenance"].get("unchecked", [])
+    if unchecked:
+        lines.append(f"Without a record of what they were trained on, so not checked: {_some(unchecked)}.")
+    lines += [f"Note: {note}." for note in data["provenance"].get("data_notes", [])]
+    if not data["overlap"] and not unchecked:
         lines.append(
             "Training and scored tasks, descriptions and examples share nothing that a split claims to be unseen."
         )
-    else:
+    if data["overlap"]:
         rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
-        lines.append(markdown_table(["split", "task", "kind", "what"], rows))
+        lines += ["", markdown_table(["split", "task", "kind", "what"], rows)]
     return lines
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def write_report(folder: Path, found: Findings) -> dict[str, Any]:
