@@ -40,6 +40,7 @@ usage: t2l VERB [key=value ...] [-m] [--cfg job]
        t2l library DIR [--list] [--json]
        t2l compare RUN RUN ... [--json]
        t2l merge ADAPTER --out DIR [--base-model PATH] [--dtype DTYPE]
+                 [--revision REV] [--trust-remote-code]
        t2l plan [key=value ...] [--json]
 
 verbs:
@@ -293,12 +294,18 @@ def _merge(rest: Sequence[str]) -> None:
     parser.add_argument("--out", required=True, help="folder to write; it must be empty or not there")
     parser.add_argument("--base-model", help="folder or hub id of the base (default: the one the adapter names)")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: what the base is stored in)")
+    parser.add_argument("--revision", help="commit, tag or branch of a base on the hub")
+    parser.add_argument(
+        "--trust-remote-code", dest="trust", action="store_true", help="let Python code that comes with the base run"
+    )
     parsed = parser.parse_args(list(rest))
     _quiet_libraries()
     from t2l.merge import merge
 
     try:
-        merged = merge(Path(parsed.adapter), Path(parsed.out), parsed.base_model, parsed.dtype)
+        merged = merge(
+            Path(parsed.adapter), Path(parsed.out), parsed.base_model, parsed.dtype, parsed.revision, parsed.trust
+        )
     except ValueError as error:
         fail(str(error))
     print(merged.folder)
