@@ -16,7 +16,7 @@ from t2l.console import fail, is_main_process
 from t2l.overrides import is_of_hydra, quote_paths
 from t2l.run_folder import LOCK, default_folder, job_name
 from t2l.settings import SettingsError, compose_with_hydra, friendly, settings_of
-from t2l.sweep import JobState, report_sweep, run_job, states
+from t2l.sweep import JobState, check_states, report_sweep, run_job, states
 
 FOLDER_KEYS = ("run_dir", "out")
 """the key of a verb's settings that names its folder"""
@@ -258,6 +258,7 @@ def run_sweep(command: Command, work: Work, launch: Launch) -> None:
     else:
         sweep = _own_folder(command)
     folders = [sweep / name for name in names]
+    check_states(sweep, folders)
     _check_records(sweep / "multirun.yaml", *(folder / ".hydra/hydra.yaml" for folder in folders))
     words = [*command.words, *_log_name(command), _folder_word("hydra.sweep.dir", sweep)]
     words.append("hydra.sweep.subdir='${job_folder:${hydra.job.num}}'")

@@ -106,6 +106,15 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def check_states(sweep: Path, folders: Sequence[Path]) -> None:
+    """Raises FileProblemError where files of a sweep's names are another program's."""
+    for path, keys in [(sweep / LIST, {"jobs"}), *((folder / STATE, {"launch", "state"}) for folder in folders)]:
+        if path.is_file():
+            found = read_json(path)
+            if not isinstance(found, dict) or not keys <= found.keys():
+                raise FileProblemError(f"{path} was not written by t2l: choose another folder, or move it away")
+
+
 def states(folders: Sequence[Path], launch: str) -> list[JobState]:
     """What became of each job."""
     return [JobState.read(folder, launch) for folder in folders]

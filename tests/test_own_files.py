@@ -208,6 +208,8 @@ VERBS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "train_library": (["train_library", "tasks=[sort]", "run_dir=mine"], ("library.json",)),
     "train_library method": (["train_library", "method=ia3", "tasks=[sort]", "run_dir=mine"], ("method.json",)),
     "another program of Hydra's": (["train", "run_dir=mine"], (".hydra/hydra.yaml",)),
+    "a sweep's list": (["train", "-m", "seed=1,2", "run_dir=mine"], ("sweep.json",)),
+    "a sweep's job": (["train", "-m", "seed=1,2", "run_dir=mine"], ("0_seed1/job.json",)),
     "a sweep of Hydra's": (["train", "-m", "seed=1,2", "run_dir=mine"], ("multirun.yaml",)),
 }
 

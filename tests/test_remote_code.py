@@ -17,7 +17,7 @@ from t2l.base_model import BaseModelConfig, LoraConfig, load_base_model, lora_sp
 from t2l.cli import main
 from t2l.suites.word_list_tokenizer import build_tokenizer
 
-CODE = '''
+CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
@@ -27,7 +27,7 @@ class OwnConfig(LlamaConfig):
 
 class OwnForCausalLM(LlamaForCausalLM):
     config_class = OwnConfig
-'''
+"""
 
 
 @pytest.fixture(scope="module")
