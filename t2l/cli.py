@@ -38,7 +38,7 @@ usage: t2l VERB [key=value ...] [-m] [--cfg job]
        t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE]
                     [key=value ...]
        t2l library DIR [--list] [--json]
-       t2l compare RUN RUN ... [--json]
+       t2l compare RUN RUN ... [--json] [--by-name]
        t2l merge ADAPTER --out DIR [--base-model PATH] [--dtype DTYPE]
                  [--revision REV] [--trust-remote-code]
        t2l plan [key=value ...] [--json]
@@ -242,18 +242,26 @@ def _compare(rest: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="t2l compare", description="Puts reports of `t2l evaluate` side by side.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="report folder; the others are compared with the first")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser.add_argument(
+        "--by-name",
+        action="store_true",
+        help="pair contenders by name, whatever was trained and whatever they were asked",
+    )
     parsed = parser.parse_args(list(rest))
     from t2l.compare_reports import compare_reports, comparison_table
 
     try:
-        rows = compare_reports([Path(r) for r in parsed.runs])
+        found = compare_reports([Path(r) for r in parsed.runs], by_name=parsed.by_name)
     except ValueError as error:
         fail(str(error))
+    for note in found.notes:
+        print(f"t2l: note: {note}", file=sys.stderr)
     if parsed.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(found.rows, indent=2))
         return
-    header, _, *lines = [line.strip("|").split("|") for line in comparison_table(rows).splitlines()]
-    print_table([h.strip() for h in header], [[cell.strip().replace("_", " ") for cell in line] for line in lines])
+    table = [line.strip("|").split("|") for line in comparison_table(found).splitlines() if line.startswith("|")]
+    header, _, *lines = [[cell.strip().replace("_", " ") for cell in line] for line in table]
+    print_table(header, lines)
 
 
 def _plan(rest: Sequence[str]) -> None:

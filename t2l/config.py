@@ -94,7 +94,10 @@ class TrainConfig:
     library: str | None = None
     """folder of `t2l train_library`; the reconstruction objective needs it"""
     descriptions_per_task: int = 48
-    """training descriptions of each task that are used"""
+    """training descriptions of each task that are used; validation looks at those beyond"""
+    init_from: str | None = None
+    """run or checkpoint folder of `t2l train` (or RUN:best, RUN:last) whose weights and statistics this run starts from,
+    with a fresh optimiser; None: fresh weights"""
     seed: int = 0
     """decides initial weights and sampling"""
     run_dir: str | None = None
@@ -105,6 +108,8 @@ class TrainConfig:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
         if isinstance(self.objective, ReconstructionConfig) and not self.library:
             raise ValueError("objective=reconstruction needs library=DIR, a folder of `t2l train_library`")
+        if self.trainer.select_by == "validation/distance" and not isinstance(self.objective, ReconstructionConfig):
+            raise ValueError("trainer.select_by=validation/distance is for objective=reconstruction")
         self._check_encoder()
 
     def _check_encoder(self) -> None:
@@ -178,8 +183,8 @@ class EvaluateConfig:
     library: str | None = None
     """folder of `t2l train_library`, for contenders made of its adapters"""
     checkpoints: list[str] = field(default_factory=list)
-    """run or checkpoint folders of `t2l train`; each is a contender named by its objective, with its controls, and
-    those that differ in nothing but their seed are one"""
+    """run or checkpoint folders of `t2l train`, or RUN:best and RUN:last (`checkpoint.find_checkpoint`); each is a contender
+    named by its objective, with its controls, and those that differ in nothing but their seed are one"""
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
@@ -236,7 +241,9 @@ class EvaluateConfig:
             )
 
     def _check_harness(self) -> None:
-        if not isinstance(self.harness, HarnessConfig):
+        if self.harness is not None and not isinstance(self.harness, HarnessConfig):
+            raise ValueError(f"harness: there is none of the kind {type(self.harness).__name__}")
+        if self.harness is None:
             if self.tasks:
                 raise ValueError("tasks=[...] are tasks of the harness: add harness=lm_eval, or give splits=[...]")
             return
@@ -253,13 +260,6 @@ class EvaluateConfig:
                 f"contenders: {other[0]} cannot be scored by the harness; choose from {', '.join(HARNESS_CONTENDERS)}"
             )
 
-    @property
-    def selection(self) -> str:
-        """How checkpoints were chosen, for the report."""
-        if self.validation_split is None:
-            return "none (the last checkpoint of each run)"
-        return f"on the split {self.validation_split}, which is not scored"
-
 
 @dataclass
 class GenerateConfig:
@@ -268,7 +268,7 @@ class GenerateConfig:
     encoder: Any = None
     """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
     checkpoint: str = ""
-    """run or checkpoint folder of `t2l train`"""
+    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last"""
     out: str = ""
     """folder to write; several descriptions get numbered folders inside it"""
     base_model: str | None = None

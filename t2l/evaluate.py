@@ -22,7 +22,7 @@ from t2l.checkpoint import (
 )
 from t2l.conditions import ScoredPromptConfig, conditions_for, trained_in
 from t2l.confidence import Calibration
-from t2l.config import EvaluateConfig
+from t2l.config import FROM_LIBRARY, EvaluateConfig
 from t2l.decoding import describe_decoding
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map
@@ -30,7 +30,7 @@ from t2l.evaluation.board import Board, Cell, view_split
 from t2l.evaluation.calibration import calibrate
 from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter
-from t2l.evaluation.conditioning import CONDITIONS, Generated, generate_adapters
+from t2l.evaluation.conditioning import CONDITIONS, Generated
 from t2l.evaluation.contenders import (
     Base,
     Contender,
@@ -42,15 +42,19 @@ from t2l.evaluation.contenders import (
     SplitView,
     training_examples,
 )
-from t2l.evaluation.costs import cost_row, mean_usage
+from t2l.evaluation.costs import Making, cost_row, mean_usage
 from t2l.evaluation.data_checks import DataChecks
 from t2l.evaluation.encoders import Encoders
+from t2l.evaluation.identity import identity, library_recipe, method_recipe, of_checkpoint
 from t2l.evaluation.in_context import InContext
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
 from t2l.evaluation.report import REPORT_FILES, Findings, write_report
 from t2l.evaluation.robustness import robustness
 from t2l.evaluation.scoring import check_code, check_scorable
+from t2l.evaluation.selected import selection_text, splits_to_score
+from t2l.evaluation.settings import decisive_settings
+from t2l.evaluation.store import CellStore, Ledger
 from t2l.evaluation.summary import summary_lines
 from t2l.few_shot import FewShot, Refined
 from t2l.files import check_own, read_json
@@ -97,15 +101,12 @@ class Evaluation:
         self.conditions = conditions_for(config.conditions, config.base_model, config.prompt.definition, trained)
         prompt = ScoredPromptConfig(self.conditions.definition)
         self.config = config = replace(config, base_model=self.conditions.base_model, prompt=prompt)
-        names = config.splits if config.splits is not None else [n for n, s in self.suite.splits.items() if s.tasks]
+        names = splits_to_score(self.suite, config.splits, config.checkpoints)
         self.views = [
             view_split(self.suite, name, config.evaluation, config.seed, config.prompt.is_shown) for name in names
         ]
         for task in {t.name: t for view in self.views for t in view.tasks}.values():
             check_code(task)
-        self.base = load_base_model(config.base_model)
-        self.library = open_library(Path(config.library), self.base) if config.library else None
-        self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
         self.trained = suites.build(config.training_suite) if config.training_suite is not None else self.suite
         self.training_tasks = list(self.trained.split("train").tasks) if "train" in self.trained.splits else []
         self._check_training_tasks()
@@ -256,10 +257,43 @@ class Evaluation:
             by_name.setdefault(contender.name, []).append(contender)
         rows = []
         for name, same in by_name.items():
-            own = same[0].costs() if hasattr(same[0], "costs") else None
-            usage = mean_usage([run.usage for c in cells if c.contender == name for run in c.runs])
+            runs = [run for c in cells if c.contender == name for run in c.runs]
+            making = sum((run.making for run in runs), Making())
+            own = same[0].costs(making) if hasattr(same[0], "costs") else None
+            usage = mean_usage([run.usage for run in runs])
             rows.append(cost_row(name, own, usage))
         return rows
+
+    def identities(self, contenders: Sequence[Contender]) -> dict[str, list[dict[str, Any]]]:
+        """What each run of each contender is, in the order of the answers' run numbers."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for contender in contenders:
+            found.setdefault(contender.name, []).append(self._identity(contender))
+        return found
+
+    def _identity(self, contender: Contender) -> dict[str, Any]:
+        config, few = self.config, {k: v for k, v in asdict(self.config.few_shot).items() if k != "tasks_at_once"}
+        if isinstance(contender, Generated | Refined):
+            matched = contender if isinstance(contender, Generated) else contender.generated
+            of = next(c for c in self.checkpoints if any(g is matched for g in c.generated))
+            role, settings = (matched.condition, {}) if matched is contender else ("refined", few)
+            return of_checkpoint(of.record, of.folder, matched.fingerprint, role, settings)
+        what: dict[str, Any] = {"contender": contender.name, "base": self.base.fingerprint}
+        about = f"base {self.base.name}"
+        if isinstance(contender, MethodOracle):
+            what["library"] = method_recipe(contender.library, [t.name for v in self.views for t in v.tasks])
+            about = f"adapters of {contender.library.folder}"
+        elif contender.name in FROM_LIBRARY and self.library is not None:
+            used = [t.name for v in self.views for t in v.tasks] if contender.name == "oracle" else self.training_tasks
+            is_static = contender.name == "multi_task"
+            folder = self.library.static if is_static else self.library.adapters
+            what["library"] = library_recipe(folder, [MULTI_TASK] if is_static else sorted(set(used)))
+            about = f"adapters of {config.library}"
+        if contender.name in ("icl", "prompted_icl", "few_shot", "lorahub"):
+            what["few_shot"] = few
+        if contender.name in ("arrow", "lorahub"):
+            what["composition"] = asdict(config.composition)
+        return identity(what, about)
 
     def first_of_each(self) -> list[_Checkpoint]:
         """One checkpoint per name."""
@@ -309,18 +343,19 @@ class Evaluation:
         view = next((v for v in self.views if v.name == "train"), self.views[0])
         if self.library is None or not self._has_oracles(view):
             return {}
-        oracles = self.library.adapters.load([t.name for t in view.tasks])
-        texts = [ds[0] for ds in view.descriptions]
+        oracles = self.library.adapters.source([t.name for t in view.tasks])
+        texts = [[ds[0]] for ds in view.descriptions]
         labels = {
             "operation": [t.attributes.get("operation", t.family) or "(none)" for t in view.tasks],
             "category": [t.attributes.get("category", "(none)") for t in view.tasks],
         }
         return {
             c.matched.name: adapter_map(
-                generate_adapters(c.matched.hypernetwork, c.encoder.encode(texts)).to("cpu"),
+                c.matched.adapters(texts),
                 oracles,
                 labels,
                 c.matched.spec.scaling,
+                self.config.evaluation.adapter_memory,
             )
             for c in self.first_of_each()
             if c.matched.spec == self.library.spec
@@ -345,14 +380,16 @@ class Evaluation:
             "data_notes": self.data.notes,
             "conditions": self.conditions.to_json(),
             "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
-            "selection": config.selection,
+            "selection": selection_text({c.path: c.folder for c in self.checkpoints}, config.validation_split),
             "decoding": describe_decoding(base.overridden_decoding),
             "environment": environment(),
         }
 
 
 def _checkpoint_provenance(record: CheckpointRecord) -> Mapping[str, Any]:
-    keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "conditions")
+    keys = (
+        "step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "conditions", "selection",
+    )  # fmt: skip
     return {k: record.to_json()[k] for k in keys}
 
 
@@ -378,30 +415,40 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
-    check_report_folder(Path(config.run_dir))
-    check_own(Path(config.run_dir), REPORT_FILES)
+    folder = Path(config.run_dir)
+    check_report_folder(folder)
+    check_own(folder, REPORT_FILES)
     torch.manual_seed(config.seed)
+    ledger = Ledger(Path(config.run_dir), decisive_settings(config))
     parts = Evaluation(config)
     config = parts.config
     parts.check_tasks()
-    board = Board(parts.base, parts.spec, config.evaluation, config.seed)
     contenders = parts.contenders()
+    ledger.start({"base_model": parts.base.fingerprint, "suite": parts.suite.content_hash()})
+    store = CellStore(Path(config.run_dir))
+    if already := store.finished():
+        log.info("%s has %d finished cells: what is asked for again is taken from there", config.run_dir, already)
+    board = Board(parts.base, parts.spec, config.evaluation, config.seed, store)
     cells = board.score(contenders, parts.views)
     has_generated = "generated" in config.contenders
+    variants = parts.robustness(board) if config.robustness_split and has_generated else {}
+    if not store.written:
+        log.info("%s was scored already: only the report is written again", config.run_dir)
     found = Findings(
         cells=cells,
         metric=metric_name(parts.views),
         samples=config.evaluation.bootstrap_samples,
         seed=config.seed,
         costs=parts.costs(contenders, cells),
+        identities=parts.identities(contenders),
         overlaps=parts.data.overlaps,
         shows_description=config.prompt.is_shown,
-        provenance=parts.provenance(),
-        robustness=parts.robustness(board) if config.robustness_split and has_generated else {},
+        provenance={**parts.provenance(), "decoding_conditions": board.conditions},
+        robustness=variants,
         confidence=parts.confidence(cells) if config.confidence and has_generated else {},
         map=parts.map() if has_generated else {},
     )
-    write_report(Path(config.run_dir), found)
+    write_report(folder, found)
     return cells
 
 

@@ -13,23 +13,27 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from t2l.base_model import BaseModel, verify_frozen
 from t2l.config import EvaluateConfig
 from t2l.evaluate import Evaluation, check_report_folder
-from t2l.evaluation.board import SameInputsError
+from t2l.evaluation.board import SameInputsError, decoding_conditions
 from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
 from t2l.evaluation.harness import Harness, descriptions_of, what_differs
 from t2l.evaluation.harness_data import as_suite
-from t2l.evaluation.harness_report import HARNESS_FILES, Pass, Row, rows_of, write_harness_report
+from t2l.evaluation.harness_report import HARNESS_FILES, Pass, Row, plain, rows_of, write_harness_report
+from t2l.evaluation.settings import decisive_settings
+from t2l.evaluation.store import CellStore, Ledger
 from t2l.files import check_own
 from t2l.injection import inject
 from t2l.library import MULTI_TASK
 from t2l.lora import LoraSpec
+from t2l.progress import Progress
 from t2l.tasks import Example, Task
 
 log = logging.getLogger(__name__)
@@ -57,19 +61,20 @@ def _under(entry: Entry, adapter: int, spec: LoraSpec, base: BaseModel) -> Itera
     if entry.attached is not None:
         with entry.attached(adapter) as adapted:
             yield adapted
-    elif entry.weights is None:
+    elif entry.adapters is None:
         yield base
     else:
-        with inject(base.model, spec, entry.weights[adapter].to(base.device)):
+        with inject(base.model, spec, entry.adapters.take([adapter]).to(base.device)):
             yield base
 
 
 class _Scoring:
-    """Runs contenders through the harness, one after another."""
+    """Runs contenders through the harness, one after another; what a pass found is kept as soon as it is there."""
 
-    def __init__(self, harness: Harness, parts: Evaluation, view: SplitView) -> None:
-        self._harness, self._parts, self._view = harness, parts, view
+    def __init__(self, harness: Harness, parts: Evaluation, view: SplitView, store: CellStore) -> None:
+        self._harness, self._parts, self._view, self._store = harness, parts, view, store
         self._lm = harness.wrap(parts.base)
+        self.conditions = {**decoding_conditions(parts.base, 0), "harness": harness.identity}
         self._checkpoint_of = {id(g): c.path for c in parts.checkpoints for g in c.generated}
 
     def enter(self, contenders: Sequence[Contender]) -> list[Entry]:
@@ -82,7 +87,8 @@ class _Scoring:
         entries = []
         for contender in contenders:
             entry = contender.enter(self._view)
-            other = fed.setdefault(entry.fingerprint(), contender.name)
+            memory = self._parts.config.evaluation.adapter_memory
+            other = fed.setdefault(entry.fingerprint(memory), contender.name)
             if other != contender.name:
                 raise SameInputsError(
                     f"contenders {other} and {contender.name} run the base model under the same adapters and text: one of "
@@ -94,21 +100,35 @@ class _Scoring:
     def passes(self, contender: Contender, entry: Entry, run: int) -> Iterator[Pass]:
         """Everything one contender is scored on; `run` numbers contenders of one name."""
         spec, questions = getattr(contender, "spec", self._parts.spec), iter(entry.questions)
+        memory = self._parts.config.evaluation.adapter_memory
         try:
             for name, task in zip(self._harness.tasks, self._view.tasks, strict=True):
                 mine = list(islice(questions, len(task.examples["test"])))
                 for adapter, prefix in dict.fromkeys((q.adapter, q.prefix) for q in mine):
-                    log.info("harness: %s on %s", contender.name, name)
-                    began = time.perf_counter()
-                    with _under(entry, adapter, spec, self._parts.base) as model:
-                        lm = self._lm if model is self._parts.base else self._harness.wrap(model)
-                        found = self._harness.score(lm, name, prefix)
+                    recipe = {
+                        **self.conditions,
+                        "task": self._harness.task_identity(name),
+                        "prefix": prefix,
+                        "adapter": entry.adapter_digests(memory)[adapter],
+                        "scaling": spec.scaling,
+                    }
+                    kept = self._store.read(contender.name, name, recipe)
+                    if kept is None:
+                        kept = self._score(entry, adapter, spec, name, prefix)
+                        self._store.write(contender.name, name, recipe, kept)
                     text = entry.conditions[adapter] if entry.conditions else None
                     checkpoint = self._checkpoint_of.get(id(contender))
-                    elapsed = time.perf_counter() - began
-                    yield Pass(contender.name, run, name, text, prefix, checkpoint, elapsed, found)
+                    yield Pass(contender.name, run, name, text, prefix, checkpoint, kept["time_s"], kept["found"])
         finally:
             getattr(contender, "close", lambda: None)()
+
+    def _score(self, entry: Entry, adapter: int, spec: LoraSpec, name: str, prefix: str) -> dict[str, Any]:
+        """What the harness finds in one pass, as JSON holds it, and how long it took."""
+        began = time.perf_counter()
+        with _under(entry, adapter, spec, self._parts.base) as model:
+            lm = self._lm if model is self._parts.base else self._harness.wrap(model)
+            found = self._harness.score(lm, name, prefix)
+        return {"time_s": time.perf_counter() - began, "found": plain(found)}
 
 
 @as_configured
@@ -120,9 +140,11 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
-    check_report_folder(Path(config.run_dir))
-    check_own(Path(config.run_dir), HARNESS_FILES)
+    folder = Path(config.run_dir)
+    check_report_folder(folder)
+    check_own(folder, HARNESS_FILES)
     torch.manual_seed(config.seed)
+    ledger = Ledger(Path(config.run_dir), decisive_settings(config))
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))
     config = parts.config
@@ -134,14 +156,23 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     suite, rows_view, notes = as_suite(harness.tasks, view)
     parts.data = parts.check_data(suite, [rows_view], is_strict=False)
     parts.data.notes.extend(notes)
-    scoring = _Scoring(harness, parts, view)
+    store = CellStore(Path(config.run_dir))
+    scoring = _Scoring(harness, parts, view, store)
     contenders = [c for c in parts.contenders() if not _lacks_other_task(c, view)]
     entries = scoring.enter(contenders)
+    ledger.start({"base_model": parts.base.fingerprint, "suite": parts.suite.content_hash()})
+    if already := store.finished():
+        log.info("%s has %d finished passes: what is asked for again is taken from there", config.run_dir, already)
     passes: list[Pass] = []
-    with verify_frozen(parts.base.model):
+    total = sum(len({(q.task, q.adapter, q.prefix) for q in entry.questions}) for entry in entries)
+    with verify_frozen(parts.base.model), Progress("scoring by lm_eval", total, "pass") as progress:
         for i, (contender, entry) in enumerate(zip(contenders, entries, strict=True)):
             run = [c.name for c in contenders[:i]].count(contender.name)
-            passes.extend(scoring.passes(contender, entry, run))
+            for found in scoring.passes(contender, entry, run):
+                passes.append(found)
+                progress.advance()
+    if not store.written:
+        log.info("%s was scored already: only the report is written again", config.run_dir)
     rows = rows_of(passes)
     tasks = {
         n: {
@@ -156,7 +187,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
         for t, (n, (texts, source)) in zip(view.tasks, told.items(), strict=True)
     }
     about = {**parts.provenance(), "prompts": what_differs(config.harness, parts.base.tokenizer)}
-    write_harness_report(Path(config.run_dir), rows, passes, tasks, about)
+    write_harness_report(folder, rows, passes, tasks, about)
     return rows
 
 

@@ -7,17 +7,19 @@ further to go.
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from t2l.adapters import AdapterSource, MadeInChunks, bytes_per_adapter, digest_of
 from t2l.base_model import BaseModel
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Entry, SplitView, training_examples
-from t2l.evaluation.costs import Costs
+from t2l.evaluation.costs import Costs, Making
 from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
-from t2l.soundness import judge_adapter, measure_losses
-from t2l.tasks import CutCount, tokenize_examples
+from t2l.soundness import Trained, judge_adapter, measure_losses
+from t2l.tasks import CutCount, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
 
@@ -52,38 +54,54 @@ class FewShotConfig:
 
 
 def train_few_shot(
-    base: BaseModel, spec: LoraSpec, view: SplitView, start: LoraWeights, config: FewShotConfig, lr: float, seed: int
-) -> LoraWeights:
-    """Each task's adapter, trained from `start` [tasks] on the task's first training examples.
+    base: BaseModel, spec: LoraSpec, tasks: Sequence[Task], start: LoraWeights, config: FewShotConfig, lr: float,
+    seed: int,
+) -> LoraWeights:  # fmt: skip
+    """Each task's adapter, trained from `start` [tasks] on the task's first training examples, all in one pass.
 
     What diverged or learnt nothing is warned of. Raises ValueError for a task with too few.
     """
     slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
-    trained: dict[str, TrainedAdapter] = {}
-    cuts = CutCount()
-    for begin in range(0, len(view.tasks), config.tasks_at_once):
-        tasks = [view.as_trained(t) for t in view.tasks[begin : begin + config.tasks_at_once]]
-        jobs = []
-        for task in tasks:
-            examples = training_examples(task, config.examples)
-            rows = tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
-            jobs.append(TrainingJob(task.name, rows))
-        trainer = SlotTrainer(base, spec, jobs, len(jobs), slots, seed)
-        trainer.adopt(start[slice(begin, begin + len(tasks))].map(lambda t: t.detach().clone()).to(base.device))
-        while not trainer.done:
-            trained.update({a.name: a for a in trainer.step()})
-        for job in jobs:
-            _tell(base, spec, job, trained[job.name], trainer.rows_at_once)
+    cuts, jobs = CutCount(), []
+    for task in tasks:
+        examples = training_examples(task, config.examples)
+        rows = tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
+        jobs.append(TrainingJob(task.name, rows))
     cuts.warn(config.max_length)
-    return concatenate(trained[t.name].weights for t in view.tasks).to(base.device)
+    trained: dict[str, TrainedAdapter] = {}
+    trainer = SlotTrainer(base, spec, jobs, len(jobs), slots, seed)
+    trainer.adopt(start.map(lambda t: t.detach().clone()).to(base.device))
+    while not trainer.done:
+        trained.update({a.name: a for a in trainer.step()})
+    _tell(base, spec, jobs, [trained[j.name] for j in jobs], trainer.rows_at_once)
+    return concatenate(trained[t.name].weights for t in tasks)
 
 
-def _tell(base: BaseModel, spec: LoraSpec, job: TrainingJob, adapter: TrainedAdapter, at_once: int) -> None:
-    """Warns of an adapter that is not sound; it is scored all the same, since that is what such training gives."""
-    losses = measure_losses(base, spec, adapter.weights, job.rows, (), None, at_once)
-    judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, None)
-    if not judgement.is_sound:
-        log.warning("few-shot training on task %s %s", job.name, judgement)
+class _FreshAdapters(AdapterSource):
+    """Untrained LoRAs, from (seed, task)."""
+
+    def __init__(self, spec: LoraSpec, seed: int, tasks: Sequence[str]) -> None:
+        super().__init__(len(tasks), bytes_per_adapter(spec))
+        self._spec, self._seed, self._tasks = spec, seed, tasks
+
+    def recipe(self) -> Mapping[str, Any]:
+        """Seed and tasks."""
+        return {"fresh": self._seed, "tasks": list(self._tasks)}
+
+    def make(self, indices: Sequence[int]) -> LoraWeights:
+        """The adapters of these indices, in this order."""
+        return concatenate(initial_adapter(self._spec, self._seed, self._tasks[i], False) for i in indices)
+
+
+def _tell(
+    base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], adapters: Sequence[TrainedAdapter], at_once: int
+) -> None:
+    """Warns of adapters that are not sound; they are scored all the same, since that is what such training gives."""
+    measured = [Trained(a.weights, j.rows) for a, j in zip(adapters, jobs, strict=True)]
+    for adapter, losses in zip(adapters, measure_losses(base, spec, measured, at_once), strict=True):
+        judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, None)
+        if not judgement.is_sound:
+            log.warning("few-shot training on task %s %s", adapter.name, judgement)
 
 
 class FewShot:
@@ -95,26 +113,34 @@ class FewShot:
         self.spec = spec
         self._base, self._config, self._seed = base, config, seed
         self._lr = config.fresh_lr
-        self._time_s, self._trained = 0.0, 0
 
     def enter(self, view: SplitView) -> Entry:
-        """Bare inputs, one adapter per task."""
-        began = time.perf_counter()
-        start = self._start(view)
-        assert start.weights is not None
-        weights = train_few_shot(self._base, self.spec, view, start.weights, self._config, self._lr, self._seed)
-        self._time_s, self._trained = self._time_s + time.perf_counter() - began, self._trained + len(view.tasks)
-        return replace(start, weights=weights)
+        """Bare inputs, one adapter per task. Raises ValueError for a task with too few training examples."""
+        start, few = self._start(view), self._config
+        before = start.adapters
+        assert before is not None
+        tasks = [view.as_trained(t) for t in view.tasks]
+        recipe = {
+            "start": before.recipe(),
+            "trained": [few.steps, self._lr, self._seed, few.max_length],
+            "examples": digest_of([[t.name, [e.content() for e in training_examples(t, few.examples)]] for t in tasks]),
+        }
+
+        def train(span: range) -> LoraWeights:
+            these = [tasks[i] for i in span]
+            return train_few_shot(self._base, self.spec, these, before.take(span), few, self._lr, self._seed)
+
+        trained = MadeInChunks(len(tasks), bytes_per_adapter(self.spec), few.tasks_at_once, recipe, train)
+        return replace(start, adapters=trained)
 
     def _start(self, view: SplitView) -> Entry:
         """The questions, and the adapters that training starts from, one per task."""
-        fresh = concatenate(initial_adapter(self.spec, self._seed, t.name, False) for t in view.tasks)
+        fresh = _FreshAdapters(self.spec, self._seed, [t.name for t in view.tasks])
         return Entry(view.questions(lambda t, e: t), fresh)
 
-    def costs(self) -> Costs:
-        """Time per task so far, of tasks trained side by side."""
-        parameters = self.spec.parameters_per_adapter
-        return Costs(parameters, self._time_s / self._trained if self._trained else None, 4 * parameters, self._trained)
+    def costs(self, making: Making) -> Costs:
+        """Time per task, of tasks trained side by side."""
+        return Costs(self.spec.parameters_per_adapter, making.each_s, bytes_per_adapter(self.spec), making.count)
 
 
 class Refined(FewShot):
@@ -123,7 +149,7 @@ class Refined(FewShot):
     def __init__(self, generated: Generated, base: BaseModel, config: FewShotConfig, seed: int) -> None:
         super().__init__(base, generated.spec, config, seed)
         self.name = f"{generated.name}_refined"
-        self._generated, self._lr = generated, config.refine_lr
+        self.generated, self._lr = generated, config.refine_lr
 
     def _start(self, view: SplitView) -> Entry:
-        return self._generated.entry_for(view, [[ds[0]] for ds in view.descriptions])
+        return self.generated.entry_for(view, [[ds[0]] for ds in view.descriptions])

@@ -11,6 +11,7 @@ import torch
 
 from t2l.adapter_card import adapter_card
 from t2l.adapter_io import adapter_tensors, peft_config, save_adapter
+from t2l.adapters import bytes_per_adapter
 from t2l.checkpoint import (
     CheckpointRecord,
     check_fits,
@@ -27,6 +28,9 @@ from t2l.kept_calibration import kept_calibration
 from t2l.lora import LoraWeights
 from t2l.model_files import file_fingerprint, resolve_path
 from t2l.serving import problems_of
+
+GENERATED_AT_ONCE = 2**27
+"""bytes of adapters that are generated together"""
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,11 @@ def write_adapters(
     Raises FileProblemError where such a folder holds what t2l did not write, or what was changed since.
     """
     folders = folders_for(out, len(descriptions))
-    weights, sure = generator(descriptions), confidences(generator, descriptions)
+    sure = confidences(generator, descriptions)
     path = resolve_path(base_name)
     base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
     spec = generator.hypernetwork.spec
+    at_once = max(1, GENERATED_AT_ONCE // bytes_per_adapter(spec))
     for i, (folder, description, confidence) in enumerate(zip(folders, descriptions, sure, strict=True)):
         provenance = {
             "description": description,
@@ -144,9 +149,12 @@ def write_adapters(
             "confidence": None if confidence is None else asdict(confidence),
             "licence": licence,
         }
-        shapes = {key: tuple(t.shape) for key, t in adapter_tensors(spec, weights[i]).items()}
+        if i % at_once == 0:
+            weights = generator(descriptions[i : i + at_once])
+        weight = weights[i % at_once]
+        shapes = {key: tuple(t.shape) for key, t in adapter_tensors(spec, weight).items()}
         card = adapter_card(spec, provenance, folder, problems_of(peft_config(spec, base_path), shapes))
-        save_adapter(folder, spec, weights[i], base_path, provenance, card)
+        save_adapter(folder, spec, weight, base_path, provenance, card)
     return list(zip(folders, sure, strict=True))
 
 

@@ -6,15 +6,17 @@ oracle adapter of each task, and `static/`, the multi-task LoRA.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2l.adapter_io import PROVENANCE_FILE, load_adapter, load_provenance, made_by, save_adapter
+from t2l.adapter_io import PROVENANCE_FILE, WEIGHTS_FILE, load_adapter, load_provenance, made_by, save_adapter
+from t2l.adapters import AdapterSource, bytes_per_adapter, stack
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_json
-from t2l.lora import LoraSpec, LoraWeights, concatenate
+from t2l.lora import LoraSpec, LoraWeights
 from t2l.manifest import Manifest
 from t2l.model_files import earlier_fingerprint_hint
 
@@ -29,6 +31,7 @@ class AdapterLibrary:
     def __init__(self, folder: Path, spec: LoraSpec, base_path: str, base_fingerprint: str) -> None:
         self.folder, self.spec = folder, spec
         self.base_path, self.base_fingerprint = base_path, base_fingerprint
+        self._content: dict[str, str] = {}
 
     def path(self, task: str) -> Path:
         """Where a task's adapter is, or would be."""
@@ -55,6 +58,7 @@ class AdapterLibrary:
         """Writes one adapter (a batch of one) and what it was trained on, whole or not at all."""
         record = {"task": task, **provenance, "base_fingerprint": self.base_fingerprint}
         rows = None if manifest is None else manifest.tensors()
+        self._content.pop(task, None)
         save_adapter(self.path(task), self.spec, weights, self.base_path, record, training_data=rows)
 
     def provenance(self, task: str) -> dict[str, Any]:
@@ -68,7 +72,10 @@ class AdapterLibrary:
             FileProblemError: a task has no adapter here, or a file is damaged.
             ValueError: an adapter is for another base model or another geometry.
         """
-        loaded = []
+        return stack((self._load_one(task) for task in tasks), len(tasks))
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Raises what `load` would raise for adapters that are not there or belong to another base model."""
         for task in tasks:
             if not self.path(task).is_dir():
                 raise FileProblemError(
@@ -81,8 +88,38 @@ class AdapterLibrary:
                     f"this base has {self.base_fingerprint[:12]})"
                     f"{earlier_fingerprint_hint(str(made_for), self.base_fingerprint)}"
                 )
-            loaded.append(load_adapter(self.path(task), self.spec))
-        return concatenate(loaded)
+
+    def _load_one(self, task: str) -> LoraWeights:
+        self.check([task])
+        return load_adapter(self.path(task), self.spec)
+
+    def source(self, tasks: Sequence[str]) -> LibraryAdapters:
+        """The adapters of the given tasks, read when they are asked for. Raises as `check`."""
+        self.check(tasks)
+        return LibraryAdapters(self, tasks)
+
+    def content_digest(self, task: str) -> str:
+        """Sha256 of a task's weights as they are on disk."""
+        if task not in self._content:
+            with (self.path(task) / WEIGHTS_FILE).open("rb") as stream:
+                self._content[task] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return self._content[task]
+
+
+class LibraryAdapters(AdapterSource):
+    """Adapters of a library, read from disk when they are asked for."""
+
+    def __init__(self, library: AdapterLibrary, tasks: Sequence[str]) -> None:
+        super().__init__(len(tasks), bytes_per_adapter(library.spec))
+        self.library, self.tasks = library, list(tasks)
+
+    def recipe(self) -> Mapping[str, Any]:
+        """What is on disk."""
+        return {"library": [self.library.content_digest(task) for task in self.tasks]}
+
+    def make(self, indices: Sequence[int]) -> LoraWeights:
+        """The adapters of these indices, in this order."""
+        return self.library.load([self.tasks[i] for i in indices])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from t2l.methods.library import RECORD_FILE, MethodLibrary
 from t2l.soundness import Losses, Verdict, adapter_size, judge_adapter
 
 log = logging.getLogger(__name__)
+SHOWN_NAMES = 20
+"""tasks that are named in one line"""
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,13 @@ class TrainingOutcome:
         return f"{told}; {len(self.learnt_nothing)} learnt nothing" if self.learnt_nothing else told
 
     def log(self) -> None:
-        """Logs one line for each task that did not come out well, and a summary; nothing if all is well."""
-        for what, tasks in (("learnt nothing", self.learnt_nothing), ("failed", self.failed)):
-            for task, reason in sorted(tasks.items()):
-                log.warning("%s: %s: %s", what, task, reason)
+        """Logs what learnt nothing, a line for each task that failed, and a summary; nothing if all is well."""
+        if self.learnt_nothing:
+            names, more = sorted(self.learnt_nothing), len(self.learnt_nothing) - SHOWN_NAMES
+            told = ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more, see `t2l library`" if more > 0 else "")
+            log.warning("learnt nothing: %s", told)
+        for task, reason in sorted(self.failed.items()):
+            log.warning("failed: %s: %s", task, reason)
         if self.learnt_nothing or not self.is_complete:
             log.warning("%s", self.summary)
 

@@ -28,7 +28,7 @@ from t2l.objectives import label_loss
 from t2l.progress import Progress
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
 from t2l.snapshots import Snapshots
-from t2l.soundness import judge_adapter, measure_losses, target_norm
+from t2l.soundness import Trained, judge_adapter, measure_losses, target_norm
 from t2l.tasks import CutCount, PromptConfig, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
@@ -136,8 +136,7 @@ def train_adapters(
         for _ in range(1 if world.size == 1 else STEPS_BETWEEN_GATHERINGS):
             if trainer is None or trainer.done:
                 break
-            most = trainer.rows_at_once
-            fresh.extend(_judged(base, spec, a, by_name[a.name], config, most, base_norm) for a in trainer.step())
+            fresh.extend(_judged(base, spec, trainer.step(), by_name, config, trainer.rows_at_once, base_norm))
             if on_step is not None:
                 on_step(trainer)
         gathered = world.gather((trainer is None or trainer.done, fresh))
@@ -156,17 +155,17 @@ def train_adapters(
 def _judged(
     base: BaseModel,
     spec: LoraSpec,
-    adapter: TrainedAdapter,
-    job: TrainingJob,
+    adapters: Sequence[TrainedAdapter],
+    jobs: Mapping[str, TrainingJob],
     config: LibraryTrainingConfig,
     at_once: int,
     base_norm: float,
-) -> TrainedAdapter:
-    losses = measure_losses(
-        base, spec, adapter.weights, job.rows, job.validation_rows, adapter.validation_loss, at_once, config.autocast
-    )
-    judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, base_norm)
-    return replace(adapter, losses=losses, judgement=judgement)
+) -> list[TrainedAdapter]:
+    trained = [Trained(a.weights, jobs[a.name].rows, jobs[a.name].validation_rows, a.validation_loss) for a in adapters]
+    return [
+        replace(a, losses=losses, judgement=judge_adapter(spec, a.weights, losses, a.final_loss, base_norm))
+        for a, losses in zip(adapters, measure_losses(base, spec, trained, at_once, config.autocast), strict=True)
+    ]
 
 
 def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig, cuts: CutCount) -> TrainingJob:
@@ -206,8 +205,7 @@ def _outcome(adapter: TrainedAdapter) -> dict[str, Any]:
         "steps": adapter.steps,
         "final_loss": adapter.final_loss,
         **adapter.losses.to_json(),
-        "verdict": adapter.judgement.verdict.value,
-        "reason": adapter.judgement.reason,
+        **adapter.judgement.to_json(),
         "training_time_s": round(adapter.training_time_s, 3),
     }
 

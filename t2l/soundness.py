@@ -12,7 +12,6 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import collate
 from t2l.injection import inject
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.objectives import label_loss, product_norm
 from t2l.tasks import TokenizedExample
 
@@ -36,6 +35,8 @@ LARGEST_VALUE = 1e4
 """largest absolute value of a trained parameter that is not a factor of B A; honest ones stay below about 100"""
 LEAST_GAIN = 1e-3
 """part of its first loss that training must gain to have learnt anything"""
+ROSE = 10.0
+"""a loss above this factor times (1 + its start) has diverged; short of that it may only have learnt nothing yet"""
 ALREADY_KNOWN = 0.05
 """loss (nats per token) at which there is nothing left to learn"""
 JUDGED_ROWS = 8
@@ -66,6 +67,10 @@ class Judgement:
     def is_kept(self) -> bool:
         """Whether it may be written."""
         return self.verdict is not Verdict.diverged
+
+    def to_json(self) -> dict[str, str]:
+        """For a record of provenance."""
+        return {"verdict": self.verdict.value, "reason": self.reason}
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.reason}" if self.reason else str(self.verdict)
@@ -110,13 +115,13 @@ def judge_losses(
 ) -> Judgement:
     """Judges by losses alone; None for what is not known.
 
-    Diverged: a loss is not finite, or the training loss is above 1 + 2 * its start. Learnt nothing: training or
-    validation loss is not below its start.
+    Diverged: a loss is not finite, or the training loss is above ten times its start and ten. Learnt nothing: training
+    or validation loss is not below its start.
     """
     for what, value in (("loss", final), ("loss at the start", start), ("validation loss", validation)):
         if value is not None and not math.isfinite(value):
             return Judgement(Verdict.diverged, f"the {what} is {value}")
-    if start is not None and final is not None and final > 1 + 2 * start:
+    if start is not None and final is not None and final > ROSE * (1 + start):
         return Judgement(Verdict.diverged, f"the loss rose from {start:.4g} to {final:.4g}")
     for what, before, after in (("loss", start, final), ("validation loss", validation_start, validation)):
         if before is None or after is None or after <= ALREADY_KNOWN:
@@ -177,6 +182,16 @@ def judge_adapter(
     return worst(judge_size(adapter_size(spec, weights), base_norm), judge_losses(None, final_loss), losses.judge())
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is measured of a trained adapter: a batch of one, its rows, and its loss on the validation rows, if any."""
+
+    weights: LoraWeights
+    rows: Sequence[TokenizedExample]
+    validation_rows: Sequence[TokenizedExample] = ()
+    validation_loss: float | None = None
+
+
 @torch.no_grad()
 def row_losses(
     base: BaseModel,
@@ -186,43 +201,53 @@ def row_losses(
     weights: LoraWeights | None = None,
     autocast: bool = False,
 ) -> list[float]:
-    """Loss of each row (nats per token) under one adapter (a batch of one), or of the bare base without one."""
-    found: list[float] = []
+    """Loss of each row (nats per token) on the bare base, or under adapters that serve equal consecutive groups of rows.
+
+    Without adapters, rows of like length share a pass, `at_once` at most; with them all share one.
+    """
+    if spec is not None and weights is not None:
+        with inject(base.model, spec, weights.to(base.device)):
+            return _pass(base, rows, autocast)
+    found, order = [0.0] * len(rows), sorted(range(len(rows)), key=lambda i: rows[i].length)
     for begin in range(0, len(rows), at_once):
-        part = rows[begin : begin + at_once]
-        batch = collate(part, base.tokenizer.pad_token_id, base.device)
-        adapted: AbstractContextManager[None] = (
-            nullcontext() if spec is None or weights is None else inject(base.model, spec, weights.to(base.device))
-        )
-        with adapted, torch.autocast(base.device.type, torch.bfloat16, enabled=autocast):
-            logits = label_logits(base.model, batch.input_ids, batch.attention_mask, batch.labels)
-        found.extend(label_loss(logits.logits, logits.targets, logits.rows, len(part)).tolist())
+        part = order[begin : begin + at_once]
+        for i, loss in zip(part, _pass(base, [rows[i] for i in part], autocast), strict=True):
+            found[i] = loss
     return found
 
 
+def _pass(base: BaseModel, rows: Sequence[TokenizedExample], autocast: bool) -> list[float]:
+    batch = collate(rows, base.tokenizer.pad_token_id, base.device)
+    with torch.autocast(base.device.type, torch.bfloat16, enabled=autocast):
+        found = label_logits(base.model, batch.input_ids, batch.attention_mask, batch.labels)
+    return label_loss(found.logits, found.targets, found.rows, len(rows)).tolist()
+
+
 def measure_losses(
-    base: BaseModel,
-    spec: LoraSpec,
-    weights: LoraWeights,
-    rows: Sequence[TokenizedExample],
-    validation_rows: Sequence[TokenizedExample],
-    validation_loss: float | None,
-    at_once: int,
-    autocast: bool = False,
-) -> Losses:
-    """The bare base and an adapter on the first training rows, and the bare base on the validation rows.
+    base: BaseModel, spec: LoraSpec, trained: Sequence[Trained], at_once: int, autocast: bool = False
+) -> list[Losses]:
+    """The bare base and each adapter on the first of its training rows, and the bare base on its validation rows.
 
     Args:
-        validation_loss: of the adapter on all validation rows, which training has measured; None without such rows.
-        at_once: most rows that share a pass.
+        at_once: most rows that share a pass, if one adapter's are not more.
     """
-    judged = list(rows[:JUDGED_ROWS])
-    seen = validation_rows if validation_loss is not None else ()
-    before = row_losses(base, [*judged, *seen], at_once, autocast=autocast)
-    after = row_losses(base, judged, at_once, spec, weights, autocast)
-    return Losses(
-        _mean(before[: len(judged)]), _mean(after), _mean(before[len(judged) :]) if seen else None, validation_loss
-    )
+    judged = [list(t.rows[:JUDGED_ROWS]) for t in trained]
+    seen = [list(t.validation_rows) if t.validation_loss is not None else [] for t in trained]
+    flat = [r for mine, theirs in zip(judged, seen, strict=True) for r in (*mine, *theirs)]
+    before = iter(row_losses(base, flat, at_once, autocast=autocast))
+    pairs = [([next(before) for _ in m], [next(before) for _ in s]) for m, s in zip(judged, seen, strict=True)]
+    after: dict[int, list[float]] = {}
+    for count in {len(m) for m in judged}:
+        alike, many = [i for i, m in enumerate(judged) if len(m) == count], max(1, at_once // count)
+        for begin in range(0, len(alike), many):
+            part = alike[begin : begin + many]
+            weights = concatenate(trained[i].weights for i in part)
+            found = iter(row_losses(base, [r for i in part for r in judged[i]], at_once, spec, weights, autocast))
+            after.update({i: [next(found) for _ in judged[i]] for i in part})
+    return [
+        Losses(_mean(own), _mean(after[i]), _mean(others) if others else None, trained[i].validation_loss)
+        for i, (own, others) in enumerate(pairs)
+    ]
 
 
 def _mean(values: Sequence[float]) -> float:

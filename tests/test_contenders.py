@@ -195,13 +195,14 @@ def test_few_shot_training_learns_its_examples_and_refinement_starts_from_the_ge
     tiny_base: BaseModel, spec: LoraSpec, encoder: TaskEncoder, bank: DescriptionBank, view: SplitView
 ) -> None:
     matched = generated(spec, encoder, bank)[0]
-    start = matched.entry_for(view, [[ds[0]] for ds in view.descriptions]).weights
+    start = matched.entry_for(view, [[ds[0]] for ds in view.descriptions]).adapters
+    still = Refined(matched, tiny_base, FewShotConfig(examples=2, steps=1, refine_lr=1e-9), 0).enter(view).adapters
+    moved = Refined(matched, tiny_base, FewShotConfig(examples=2, steps=3), 0).enter(view).adapters
     assert start is not None
-    still = Refined(matched, tiny_base, FewShotConfig(examples=2, steps=1, refine_lr=1e-9), 0).enter(view).weights
-    moved = Refined(matched, tiny_base, FewShotConfig(examples=2, steps=3), 0).enter(view).weights
     assert still is not None
     assert moved is not None
-    for before, same, after in zip(start.tensors(), still.tensors(), moved.tensors(), strict=True):
+    every = [source.all().tensors() for source in (start, still, moved)]
+    for before, same, after in zip(*every, strict=True):
         torch.testing.assert_close(before, same, rtol=1e-4, atol=1e-6)
         assert not torch.allclose(before, after, rtol=1e-4, atol=1e-6)
 
@@ -236,8 +237,8 @@ def test_tasks_searched_together_do_not_matter_to_each_other(
     load = library.load
     monkeypatch.setattr(LoraHub, "budget", 15)
     monkeypatch.setattr(library, "load", lambda names: load(names).map(torch.Tensor.double))
-    found = [LoraHub(library, training_tasks, tiny_base, 3, 2, n, 0).enter(view).weights for n in (1, 2, 50)]
-    (first, *others) = [w.tensors() for w in found if w is not None]
+    found = [LoraHub(library, training_tasks, tiny_base, 3, 2, n, 0).enter(view).adapters for n in (1, 2, 50)]
+    (first, *others) = [source.all().tensors() for source in found if source is not None]
     for other in others:
         for one, same in zip(first, other, strict=True):
             torch.testing.assert_close(one, same, rtol=1e-6, atol=1e-6)

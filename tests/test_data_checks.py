@@ -224,7 +224,10 @@ def test_targets_of_reconstruction_were_trained_on_the_suite(tiny_base: BaseMode
 @pytest.mark.parametrize("contender", ["icl", "few_shot", "refined", "lorahub"])
 def test_shots_that_are_scored_are_refused(contender: str) -> None:
     suite = make_suite()
-    leak = replace(suite.tasks["sort"], examples={"train": rows("sort", 0, 6), "test": rows("sort", 5, 4)})
+    leak = replace(
+        suite.tasks["sort"],
+        examples={"train": rows("sort", 0, 6), "validation": rows("sort", 20, 1), "test": rows("sort", 5, 4)},
+    )
     suite = replace(suite, tasks={**suite.tasks, "sort": leak})
     checks(suite).own_examples({contender: 5})
     with pytest.raises(
@@ -270,3 +273,12 @@ def test_no_report_among_the_files_of_another_verb(name: str, verb: str, tmp_pat
     with pytest.raises(ValueError, match=f"is a folder of `t2l {verb}`: choose another"):
         evaluate(EvaluateConfig(contenders=["base"], run_dir=str(tmp_path)))
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_rows_that_chose_the_format_of_shots_are_refused() -> None:
+    suite = make_suite()
+    leak = replace(suite.tasks["sort"], examples={**suite.tasks["sort"].examples, "validation": rows("sort", 8, 1)})
+    suite = replace(suite, tasks={**suite.tasks, "sort": leak})
+    checks(suite).own_examples({"few_shot": 4})
+    with pytest.raises(ValueError, match="contender icl would be given 1 of the scored examples"):
+        checks(suite).own_examples({"icl": 4})

@@ -12,11 +12,14 @@ import torch
 from conftest import tiny_model
 from transformers import GenerationConfig
 
-from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
+from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec
 from t2l.decoding import describe_decoding, overridden_decoding, plain_decoding, say_overridden
 from t2l.describe import LocalModelConfig
 from t2l.describe.sources import LocalModel
+from t2l.evaluation.board import Board, BoardConfig
+from t2l.evaluation.report import Findings, report_data, report_text
 from t2l.evaluation.scoring import Question, greedy_answers
+from t2l.methods import PromptTuningConfig, build
 from t2l.model_files import mini_base_model_path
 from t2l.tasks import tokenize_prompts
 
@@ -101,6 +104,28 @@ def test_what_is_not_used_is_said_once_and_recorded(tmp_path: Path, caplog: pyte
     assert [a.answer for a in greedy_answers(base, questions(), None, None, 6, 3)] == [
         by_hand(base, text, 6) for text in TEXTS
     ]
+
+
+def test_a_report_says_what_was_not_used(tiny_base: BaseModel) -> None:
+    cells = Board(tiny_base, lora_spec(tiny_base.model, LoraConfig(rank=2)), BoardConfig(bootstrap_samples=9), 0).score(
+        [], []
+    )
+    said = describe_decoding({"repetition_penalty": 1.3})
+    for decoding in (said, "greedy"):
+        found = Findings(cells, "exact_match", 9, 0, provenance={"decoding": decoding})
+        text = report_text(found, report_data(found))
+        assert (f"Decoding: {said}." in text) == (decoding == said)
+
+
+def test_a_length_that_counts_the_input_means_the_same_with_virtual_tokens(tiny_base: BaseModel) -> None:
+    """The harness gives `max_length`; prompt tuning generates from embeddings, whose ids `generate` does not see."""
+    ids = torch.tensor([tokenize_prompts(tiny_base.tokenizer, TEXTS[:1])[0]])
+    with build(PromptTuningConfig(virtual_tokens=5)).attach(tiny_base, 0) as attached, torch.no_grad():
+        common = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False, "eos_token_id": 399}
+        new = attached.model.generate(**common, max_new_tokens=7)
+        counted = attached.model.generate(**common, max_length=ids.shape[1] + 7)
+    assert new.shape[1] == ids.shape[1] + 7
+    assert torch.equal(new, counted)
 
 
 def test_a_plain_generation_config_is_nothing_to_speak_of() -> None:

@@ -12,6 +12,7 @@ import torch
 from conftest import random_adapters
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from t2l.adapters import Held
 from t2l.base_model import BaseModel, LoraConfig, freeze, lora_spec
 from t2l.config import EvaluateConfig
 from t2l.evaluate import evaluate, metric_name
@@ -148,7 +149,7 @@ def test_what_uses_no_description_is_asked_once(suite: TaskSuite, tiny_base: Bas
     adapters = random_adapters(lora_spec(tiny_base.model, LoraConfig(rank=4)), 2)
     questions = Base().enter(views[0]).questions
     one, same, other = (
-        Entry(questions, w).fingerprint() for w in (adapters, adapters.map(lambda t: t.clone()), adapters[[1, 0]])
+        Entry(questions, Held(w)).fingerprint() for w in (adapters, adapters.map(lambda t: t.clone()), adapters[[1, 0]])
     )
     assert one == same
     assert len({one, other, base[0]}) == 3

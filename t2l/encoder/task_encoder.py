@@ -14,7 +14,7 @@ from torch import Tensor
 from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.encoder.cache import EmbeddingCache
 from t2l.encoder.interface import Embedder
-from t2l.encoder.last_token import LastTokenEmbedder
+from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig, LastTokenEmbedder
 from t2l.encoder.one_hot import OneHotConfig, OneHotEmbedder
 from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
 from t2l.encoder.sentence import EncoderConfig, SentenceEmbedder
@@ -43,7 +43,9 @@ def _embedder(
         return SentenceEmbedder(config)
     if isinstance(config, OneHotConfig):
         return OneHotEmbedder(config, tasks)
-    return LastTokenEmbedder(config, base, base_config)
+    if isinstance(config, BaseModelEncoderConfig | CausalLMEncoderConfig):
+        return LastTokenEmbedder(config, base, base_config)
+    raise ValueError(f"encoder: there is none for the config {type(config).__name__}")
 
 
 class TaskEncoder:

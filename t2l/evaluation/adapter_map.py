@@ -6,57 +6,112 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from t2l.lora import LoraWeights, concatenate
-from t2l.objectives import inner_product
+from t2l.adapters import ADAPTER_MEMORY, AdapterSource, Joined, as_source
+from t2l.lora import LoraWeights
 
 COMPONENTS = 2
+BLOCK = 2**24
+"""most entries of the rank-by-rank products of a block of pairs"""
 
 
-def gram_matrix(weights: LoraWeights) -> Tensor:
-    """<B_i A_i, B_j A_j> between all adapters of a batch, summed over modules; no product is formed."""
-    count = weights.batch_size
-    left = torch.arange(count).repeat_interleave(count)
-    right = torch.arange(count).repeat(count)
-    total = torch.zeros(count * count, device=weights.tensors()[0].device)
-    for begin in range(0, count * count, 4096):
-        i, j = left[begin : begin + 4096], right[begin : begin + 4096]
-        total[begin : begin + 4096] = inner_product(weights[i], weights[j])
-    return total.view(count, count)
+def _block(one: LoraWeights, other: LoraWeights) -> Float[Tensor, "ours theirs"]:
+    """<B_i A_i, B_j A_j> = sum((B_i^T B_j) * (A_i A_j^T)) for every i of one batch and j of another.
+
+    Layer by layer; no product BA is formed, and no factor is copied for a pair.
+    """
+    ours, theirs = one.batch_size, other.batch_size
+    rank = max(a.shape[2] for a in one.A.values())
+    rows = max(1, BLOCK // (rank * rank * theirs))
+    if rows < ours:
+        return torch.cat([_block(one[slice(i, i + rows)], other) for i in range(0, ours, rows)])
+    total = torch.zeros(ours, theirs, dtype=torch.float64, device=one.tensors()[0].device)
+    for name in one.A:
+        rank = one.A[name].shape[2]
+        for layer in range(one.A[name].shape[1]):
+            a = one.A[name][:, layer].flatten(0, 1) @ other.A[name][:, layer].flatten(0, 1).T
+            b = one.B[name][:, layer].mT.flatten(0, 1) @ other.B[name][:, layer].mT.flatten(0, 1).T
+            total += a.mul_(b).view(ours, rank, theirs, rank).sum(dim=(1, 3))
+    return total
 
 
-def norms_by_layer(weights: LoraWeights, scaling: float) -> dict[str, list[float]]:
+def gram_matrix(
+    adapters: LoraWeights | AdapterSource, memory: int = ADAPTER_MEMORY
+) -> Float[Tensor, "adapters adapters"]:
+    """<B_i A_i, B_j A_j> between all adapters, summed over modules and layers in float64.
+
+    Args:
+        memory: bytes of adapters that are held at once; pairs are gone through block by block.
+    """
+    source = as_source(adapters)
+    groups = source.groups(memory)
+    if len(groups) > 1:
+        groups = source.groups(memory // 2)  # two are compared
+    gram = torch.zeros(source.count, source.count, dtype=torch.float64)
+    for i in range(len(groups)):
+        _fill_rows(gram, source, groups, i)
+    return gram.float()
+
+
+def _fill_rows(gram: Tensor, source: AdapterSource, groups: Sequence[Sequence[int]], i: int) -> None:
+    """The blocks of one group with itself and all later ones, and their mirror images."""
+    ours, mine = slice(groups[i][0], groups[i][-1] + 1), source.take(groups[i])
+    for j in range(i, len(groups)):
+        theirs = slice(groups[j][0], groups[j][-1] + 1)
+        gram[ours, theirs] = _block(mine, source.take(groups[j])).cpu()
+        if j > i:
+            gram[theirs, ours] = gram[ours, theirs].T
+
+
+def norms_by_layer(
+    adapters: LoraWeights | AdapterSource, scaling: float, memory: int = ADAPTER_MEMORY
+) -> dict[str, list[float]]:
     """Per module, the mean over adapters of the Frobenius norm of scaling * BA in each layer."""
-    norms = {}
-    for name, a in weights.A.items():
-        b = weights.B[name]
-        square = ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp_min(0)
-        norms[name] = (scaling * square.sqrt()).mean(dim=0).tolist()
-    return norms
+    source = as_source(adapters)
+    sums: dict[str, Tensor] = {}
+    for group in source.groups(memory):
+        for name, norms in _norms(source.take(group)).items():
+            sums[name] = sums.get(name, 0) + norms.double().sum(dim=0)
+    return {name: (scaling * total / source.count).tolist() for name, total in sums.items()}
+
+
+def _norms(weights: LoraWeights) -> dict[str, Float[Tensor, "adapters layers"]]:
+    pairs = ((name, a, weights.B[name]) for name, a in weights.A.items())
+    return {name: ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp_min(0).sqrt() for name, a, b in pairs}
 
 
 def adapter_map(
-    generated: LoraWeights, oracles: LoraWeights, labels: Mapping[str, Sequence[str]], scaling: float = 1.0
+    generated: LoraWeights | AdapterSource,
+    oracles: LoraWeights | AdapterSource,
+    labels: Mapping[str, Sequence[str]],
+    scaling: float = 1.0,
+    memory: int = ADAPTER_MEMORY,
 ) -> dict[str, Any]:
     """Kernel principal components (Schölkopf et al. 1998) of generated and oracle adapters, pairwise.
 
     Args:
         labels: per kind of colour (operation, category), each pair's label.
         scaling: the spec's.
+        memory: bytes of adapters that are held at once.
     """
-    gram = gram_matrix(concatenate([generated, oracles])).double().cpu()
+    made, trained = as_source(generated), as_source(oracles)
+    gram = gram_matrix(Joined([made, trained]), memory).double()
     norms = gram.diagonal().clamp_min(1e-12).sqrt()
     gram = gram / norms[:, None] / norms  # directions: a generated adapter may be shorter than its oracle
     centred = gram - gram.mean(dim=0) - gram.mean(dim=1, keepdim=True) + gram.mean()
     values, vectors = torch.linalg.eigh(centred)
     order = values.argsort(descending=True)[:COMPONENTS]
     points = (vectors[:, order] * values[order].clamp_min(0).sqrt()).tolist()
-    count = generated.batch_size
+    count = made.count
     return {
         "explained": (values[order] / values.clamp_min(0).sum()).tolist(),
         "labels": list(labels),
-        "norms": {"generated": norms_by_layer(generated, scaling), "oracle": norms_by_layer(oracles, scaling)},
+        "norms": {
+            "generated": norms_by_layer(made, scaling, memory),
+            "oracle": norms_by_layer(trained, scaling, memory),
+        },
         "points": [
             {**{k: v[i] for k, v in labels.items()}, "generated": points[i], "oracle": points[count + i]}
             for i in range(count)

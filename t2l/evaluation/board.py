@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from t2l.adapters import digest_of
 from t2l.base_model import BaseModel
 from t2l.evaluation.contenders import Contender, Entry, SplitView
-from t2l.evaluation.costs import Usage, multiplied_weights
+from t2l.evaluation.costs import Making, Usage, multiplied_weights
 from t2l.evaluation.scoring import Answer, greedy_answers
 from t2l.evaluation.statistics import Estimate, Scores, estimate
+from t2l.evaluation.store import Batches, CellStore
 from t2l.lora import LoraSpec
+from t2l.progress import Progress
 from t2l.seeding import generator_for
-from t2l.tasks import TaskSuite
+from t2l.tasks import TaskSuite, render_prompts
 
 
 @dataclass
@@ -36,11 +39,22 @@ class BoardConfig:
     """most tokens of a batch, padding and the longest answer counted; None: batch_size alone decides"""
     bootstrap_samples: int = 1000
     """replicates behind each interval"""
+    adapter_memory_gb: float = 0.5
+    """most memory (GiB) of adapters that are there at once; with more, questions are answered in groups that share
+    theirs (a batch has a copy of its adapter for every row beside it)"""
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
-            if value is not None and value < 1:
+            if key == "adapter_memory_gb":
+                if value <= 0:
+                    raise ValueError(f"evaluation.{key} must be positive, not {value}")
+            elif value is not None and value < 1:
                 raise ValueError(f"evaluation.{key} must be at least 1, not {value}")
+
+    @property
+    def adapter_memory(self) -> int:
+        """Most bytes of adapters at once."""
+        return int(self.adapter_memory_gb * 2**30)
 
 
 def scores_by_task(answers: Sequence[Answer]) -> dict[str, list[float]]:
@@ -60,6 +74,31 @@ class Run:
     usage: Usage
     fingerprint: str
     """of what it fed the base model"""
+    making: Making = field(default_factory=Making)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """everything that decided the answers, as hashes"""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs beside the entry that was answered."""
+        answers = [
+            {
+                "task": a.question.task, "answer": a.answer, "score": a.score, "prompt_tokens": a.prompt_tokens,
+                "answer_tokens": a.answer_tokens,
+            }
+            for a in self.answers
+        ]  # fmt: skip
+        made = {"usage": asdict(self.usage), "making": asdict(self.making)}
+        return {"fingerprint": self.fingerprint, **made, "answers": answers}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], entry: Entry, recipe: Mapping[str, Any]) -> Run:
+        """The run that `to_json` described, of the same entry."""
+        answers = [
+            Answer(q, a["answer"], a["score"], a["prompt_tokens"], a["answer_tokens"])
+            for q, a in zip(entry.questions, data["answers"], strict=True)
+        ]
+        usage, making = Usage(**data["usage"]), Making(**data["making"])
+        return cls(answers, entry.conditions, usage, data["fingerprint"], making, recipe)
 
 
 @dataclass(frozen=True)
@@ -122,18 +161,51 @@ def view_split(
 
 
 def _answers(
-    base: BaseModel, spec: LoraSpec, entry: Entry, config: BoardConfig, on_batch: Callable[[int], None]
+    base: BaseModel,
+    spec: LoraSpec,
+    entry: Entry,
+    config: BoardConfig,
+    on_batch: Callable[[int], None],
+    batches: Batches,
 ) -> list[Answer]:
     limits = (config.max_new_tokens, config.batch_size, on_batch, config.tokens_per_batch)
-    if entry.attached is None:
-        weights = None if entry.weights is None else entry.weights.to(base.device)
-        return greedy_answers(base, entry.questions, spec, weights, *limits)
-    answers: list[Answer] = []
-    for adapter in dict.fromkeys(q.adapter for q in entry.questions):
-        with entry.attached(adapter) as adapted:
-            questions = [q for q in entry.questions if q.adapter == adapter]
-            answers += greedy_answers(adapted, questions, None, None, *limits)
-    return answers
+    if entry.attached is not None:
+        answers: list[Answer] = []
+        for adapter in entry.used:
+            with entry.attached(adapter) as adapted:
+                questions = [q for q in entry.questions if q.adapter == adapter]
+                answers += greedy_answers(adapted, questions, None, None, *limits, batches.within(str(adapter)))
+        return answers
+    if entry.adapters is None:
+        return greedy_answers(base, entry.questions, spec, None, *limits, batches)
+    found: dict[int, Answer] = {}
+    for group in entry.adapters.groups(config.adapter_memory, entry.used):
+        place = {adapter: i for i, adapter in enumerate(group)}
+        rows = [i for i, q in enumerate(entry.questions) if q.adapter in place]
+        asked = [replace(entry.questions[i], adapter=place[entry.questions[i].adapter]) for i in rows]
+        part = greedy_answers(
+            base,
+            asked,
+            spec,
+            entry.adapters.take(group).to(base.device),
+            *limits,
+            batches.within(digest_of(group)[:12]),
+        )
+        found |= {i: replace(a, question=entry.questions[i]) for i, a in zip(rows, part, strict=True)}
+    return [found[i] for i in range(len(entry.questions))]
+
+
+def decoding_conditions(base: BaseModel, max_new_tokens: int) -> dict[str, Any]:
+    """What of base model and decoding decides answers, whatever contender gives them: as in every cell's recipe."""
+    settings = getattr(base.model.config, "quantization_config", None)
+    return {
+        "base_fingerprint": base.fingerprint,
+        "dtype": str(base.model.dtype).removeprefix("torch."),
+        "quantization": None if settings is None else digest_of(getattr(settings, "__dict__", settings)),
+        "prompt": render_prompts(base.tokenizer, ["INPUT"])[0],
+        "max_new_tokens": max_new_tokens,
+        "decoding": "greedy",
+    }
 
 
 class SameInputsError(ValueError):
@@ -143,9 +215,18 @@ class SameInputsError(ValueError):
 class Board:
     """Scores contenders on splits; remembers what was fed, so that nothing is scored twice under two names."""
 
-    def __init__(self, base: BaseModel, spec: LoraSpec, config: BoardConfig, seed: int) -> None:
-        self.base, self.spec, self.config, self.seed = base, spec, config, seed
+    def __init__(
+        self, base: BaseModel, spec: LoraSpec, config: BoardConfig, seed: int, store: CellStore | None = None
+    ) -> None:
+        """`store` keeps answers as they come, and gives those that are there from before; None keeps nothing."""
+        self.base, self.spec, self.config, self.seed, self.store = base, spec, config, seed, store
         self._fed: dict[tuple[str, str], Contender] = {}
+        self.conditions = decoding_conditions(base, config.max_new_tokens)
+
+    def _recipe(self, entry: Entry, spec: LoraSpec) -> dict[str, Any]:
+        """Everything that decides the answers to an entry, as hashes."""
+        under = digest_of(spec.to_json()) if entry.adapters is not None else None
+        return {**self.conditions, "spec": under, **entry.recipe()}
 
     def run(
         self,
@@ -164,22 +245,50 @@ class Board:
 
         Raises SameInputsError where another contender fed the base the same on this split.
         """
-        entry = contender.enter(view)
-        fingerprint = entry.fingerprint()
+        entry, spec = contender.enter(view), getattr(contender, "spec", self.spec)
+        recipe = self._recipe(entry, spec)
+        stored = self.store.read(contender.name, view.name, recipe) if self.store is not None else None
+        run = next((r for r in earlier if r.recipe == recipe), None)
+        if stored is not None:
+            run = Run.from_json(stored, entry, recipe)
+        elif run is None and self.store is not None and entry.adapters is not None:
+            entry.adapters.keep_in(self.store.adapters_folder(contender.name, view.name, recipe))
+        fingerprint = entry.fingerprint(self.config.adapter_memory) if run is None else run.fingerprint
         other = self._fed.setdefault((view.name, fingerprint), contender)
         if other is not contender and not is_variant:
             raise SameInputsError(
                 f"contenders {other.name} and {contender.name} feed the base model the same text under the same adapters on "
                 f"split {view.name!r}: one of them does not do what its name says, so neither is scored"
             )
-        for run in earlier:
-            if run.fingerprint == fingerprint:
-                on_batch(len(run.answers))
-                return run
-        spec, began = getattr(contender, "spec", self.spec), time.perf_counter()
-        answers = _answers(self.base, spec, entry, self.config, on_batch)
-        usage = self._usage(answers, time.perf_counter() - began, spec if entry.weights is not None else None)
-        return Run(answers, entry.conditions, usage, fingerprint)
+        run = run or next((r for r in earlier if r.fingerprint == fingerprint), None)
+        if run is not None:
+            on_batch(len(run.answers))
+        else:
+            run = self._scored(contender, view, entry, spec, recipe, fingerprint, on_batch)
+        if self.store is not None and stored is None:
+            self.store.write(contender.name, view.name, recipe, run.to_json())
+        if entry.adapters is not None:
+            entry.adapters.release()
+        return run
+
+    def _scored(
+        self,
+        contender: Contender,
+        view: SplitView,
+        entry: Entry,
+        spec: LoraSpec,
+        recipe: Mapping[str, Any],
+        fingerprint: str,
+        on_batch: Callable[[int], None],
+    ) -> Run:
+        batches = Batches() if self.store is None else self.store.batches(contender.name, view.name, recipe)
+        began = time.perf_counter()
+        answers = _answers(self.base, spec, entry, self.config, on_batch, batches)
+        time_s = time.perf_counter() - began + batches.kept_time_s
+        source = entry.adapters
+        usage = self._usage(answers, time_s, spec if source is not None else None)
+        making = Making() if source is None else Making(source.time_s, source.made)
+        return Run(answers, entry.conditions, usage, fingerprint, making, recipe)
 
     def _usage(self, answers: Sequence[Answer], time_s: float, spec: LoraSpec | None) -> Usage:
         """Of answers given under LoRAs of a spec, or by the base as it stands."""
@@ -196,17 +305,14 @@ class Board:
 
     def score(self, contenders: Sequence[Contender], views: Sequence[SplitView]) -> list[Cell]:
         """Every contender on every split, greedy decoding. Contenders of one name are seeds of one."""
-        from rich.progress import Progress
-
         runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
-        with Progress() as progress:
-            total = sum(len(v.tasks) * v.examples for v in views) * len(contenders)
-            bar = progress.add_task("scoring contenders", total=total)
+        total = sum(len(t.examples["test"][: v.examples]) for v in views for t in v.tasks) * len(contenders)
+        with Progress("scoring contenders", total, "question") as progress:
             for contender in contenders:
                 earlier: list[Run] = []
                 try:
                     for view in views:
-                        run = self.run(contender, view, earlier, lambda n: progress.advance(bar, n))
+                        run = self.run(contender, view, earlier, progress.advance)
                         earlier.append(run)
                         runs[contender.name, view.name].append(run)
                 finally:

@@ -5,24 +5,31 @@ All of them use the training tasks' adapters alone, never an oracle of a held-ou
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from t2l.adapters import (
+    ADAPTER_MEMORY,
+    AdapterSource,
+    MadeInChunks,
+    as_source,
+    bytes_per_adapter,
+    digest_of,
+)
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import collate
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.conditioning import DescriptionBank
 from t2l.evaluation.contenders import Entry, SplitView, in_turn, training_examples
-from t2l.evaluation.costs import Costs
+from t2l.evaluation.costs import Costs, Making
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraWeights, concatenate
@@ -32,20 +39,63 @@ from t2l.seeding import generator_for
 from t2l.tasks import CutCount, Task, tokenize_examples
 
 
-def mean_of_products(weights: LoraWeights, rank: int) -> LoraWeights:
-    """The adapter (batch of one) whose product is nearest the mean of the batch's products BA, at a rank.
+def mean_of_products(adapters: LoraWeights | AdapterSource, rank: int, memory: int = ADAPTER_MEMORY) -> LoraWeights:
+    """The adapter (batch of one) whose product is nearest the mean of the adapters' products BA, at a rank.
 
     Truncated singular value decomposition (Eckart & Young 1936) of each module's mean product.
+
+    Args:
+        memory: bytes of adapters, and of products of full size, that are held at once; adapters are gone through again
+            for every part of the layers whose products fit.
     """
+    source = as_source(adapters)
+    first = source.take([0]) if source.count > 1 and len(source.groups(memory)) > 1 else source.all()
     A: dict[str, Tensor] = {}
     B: dict[str, Tensor] = {}
-    for name in weights.A:
-        product = torch.einsum("nlor,nlri->loi", weights.B[name], weights.A[name]) / weights.batch_size
-        left, values, right = torch.linalg.svd(product, full_matrices=False)
-        root = values[:, :rank].sqrt()
-        A[name] = (root[..., None] * right[:, :rank])[None]
-        B[name] = (left[..., :rank] * root[:, None])[None]
+    for name in first.A:
+        (_, layers, _, d_in), d_out = first.A[name].shape, first.B[name].shape[2]
+        at_once = max(1, memory // (4 * d_in * d_out))
+        parts = [range(i, min(i + at_once, layers)) for i in range(0, layers, at_once)]
+        factors = [_truncated(_mean_product(source, name, part, memory), rank) for part in parts]
+        A[name], B[name] = (torch.cat(side)[None] for side in zip(*factors, strict=True))
     return LoraWeights(A, B)
+
+
+def _mean_product(source: AdapterSource, name: str, layers: range, memory: int) -> Float[Tensor, "layers d_out d_in"]:
+    total: Tensor | None = None
+    for group in source.groups(memory):
+        weights, part = source.take(group), slice(layers.start, layers.stop)
+        product = torch.einsum("nlor,nlri->loi", weights.B[name][:, part], weights.A[name][:, part])
+        total = product if total is None else total.add_(product)
+    assert total is not None
+    return total / source.count
+
+
+def _truncated(product: Float[Tensor, "layers d_out d_in"], rank: int) -> tuple[Tensor, Tensor]:
+    """A [layers, rank, d_in] and B [layers, d_out, rank] of the nearest products of a rank."""
+    left, values, right = torch.linalg.svd(product, full_matrices=False)
+    root = values[:, :rank].sqrt()
+    return root[..., None] * right[:, :rank], left[..., :rank] * root[:, None]
+
+
+class _MeanAdapter(AdapterSource):
+    """The mean of other adapters as one adapter, computed when it is first asked for."""
+
+    def __init__(self, others: AdapterSource, rank: int, memory: int) -> None:
+        super().__init__(1, others.adapter_bytes)
+        self._others, self._rank, self._memory = others, rank, memory
+        self._mean: LoraWeights | None = None
+
+    def recipe(self) -> Mapping[str, Any]:
+        """That of the others, and the rank."""
+        return {"mean_of": digest_of(self._others.recipe()), "rank": self._rank}
+
+    def make(self, indices: Sequence[int]) -> LoraWeights:
+        """The one adapter."""
+        if self._mean is None:
+            self._mean = mean_of_products(self._others, self._rank, self._memory)
+            self._others.release()
+        return self._mean
 
 
 class LibraryMean:
@@ -53,15 +103,15 @@ class LibraryMean:
 
     name = "library_mean"
 
-    def __init__(self, library: AdapterLibrary, training_tasks: Sequence[str]) -> None:
-        self._weights = mean_of_products(library.load(training_tasks), library.spec.rank)
-        self._size = 4 * library.spec.parameters_per_adapter
+    def __init__(self, library: AdapterLibrary, training_tasks: Sequence[str], memory: int = ADAPTER_MEMORY) -> None:
+        self._size = bytes_per_adapter(library.spec)
+        self._mean = _MeanAdapter(library.source(training_tasks), library.spec.rank, memory)
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, the same adapter everywhere."""
-        return Entry(view.questions(), self._weights)
+        return Entry(view.questions(), self._mean)
 
-    def costs(self) -> Costs:
+    def costs(self, making: Making) -> Costs:
         """One adapter."""
         return Costs(0, None, self._size, 0)
 
@@ -75,8 +125,8 @@ class NearestAdapter:
     name = "nearest"
 
     def __init__(self, library: AdapterLibrary, bank: DescriptionBank, encoder: TaskEncoder) -> None:
-        self._weights = library.load(bank.tasks)
-        self._size = 4 * library.spec.parameters_per_adapter * len(bank.tasks)
+        self._adapters = library.source(bank.tasks)
+        self._size = bytes_per_adapter(library.spec) * len(bank.tasks)
         self._bank, self._encoder = bank, encoder
 
     def enter(self, view: SplitView) -> Entry:
@@ -87,9 +137,9 @@ class NearestAdapter:
         index = {name: i for i, name in enumerate(self._bank.tasks)}
         adapters = [index[name] for name in chosen]
         which = in_turn(view.descriptions)
-        return Entry(view.questions(lambda t, e: adapters[which(t, e)]), self._weights, self._bank.tasks)
+        return Entry(view.questions(lambda t, e: adapters[which(t, e)]), self._adapters, self._bank.tasks)
 
-    def costs(self) -> Costs:
+    def costs(self, making: Making) -> Costs:
         """The whole library has to be there; nothing is trained for a task."""
         return Costs(0, None, self._size, 0)
 
@@ -103,24 +153,30 @@ class ArrowRouting:
     name = "arrow"
 
     def __init__(self, library: AdapterLibrary, training_tasks: Sequence[str], base: BaseModel, top_k: int) -> None:
-        self._library, self._paths = library, [str(library.path(t)) for t in training_tasks]
+        library.check(training_tasks)
+        self._library, self._tasks = library, list(training_tasks)
+        self._paths = [str(library.path(t)) for t in training_tasks]
         self._base, self._top_k = base, min(top_k, len(training_tasks))
         self._stack = ExitStack()
         self._model: Any = None
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs; what to run under is decided by the hidden states alone."""
-        return Entry(view.questions(), attached=lambda _: self._attached(), attached_key=lambda _: self.name)
+        return Entry(view.questions(), attached=lambda _: self._attached(), attached_key=lambda _: self._key)
+
+    @cached_property
+    def _key(self) -> str:
+        routed = digest_of([self._library.content_digest(task) for task in self._tasks])
+        return f"{self.name}:{self._top_k}:{routed}"
 
     def close(self) -> None:
         """Takes the library out of the base again, which holds it from the first question on."""
         self._stack.close()
         self._model = None
 
-    def costs(self) -> Costs:
+    def costs(self, making: Making) -> Costs:
         """The whole library has to be there; nothing is trained for a task."""
-        size = 4 * self._library.spec.parameters_per_adapter * len(self._paths)
-        return Costs(0, None, size, 0)
+        return Costs(0, None, bytes_per_adapter(self._library.spec) * len(self._paths), 0)
 
     @contextmanager
     def _attached(self) -> Iterator[BaseModel]:
@@ -162,39 +218,56 @@ class LoraHub:
         tasks_at_once: int,
         seed: int,
         max_length: int = 512,
+        *,
+        memory: int = ADAPTER_MEMORY,
     ) -> None:
         self._library, self._names, self._base = library, list(training_tasks), base
-        self._tasks_at_once, self._max_length = tasks_at_once, max_length
+        self._adapters, self._size = library.source(training_tasks), bytes_per_adapter(library.spec)
+        self._max_length = max_length
         self._count, self._shots, self._seed = min(adapters, len(self._names)), shots, seed
-        self._time_s, self._composed = 0.0, 0
+        # Each task of a pass has its own draw from the library in memory, unless the whole library fits.
+        self._fits = len(self._names) * self._size <= memory
+        fitting = tasks_at_once if self._fits else memory // (self._count * self._size)
+        self._tasks_at_once = max(1, min(tasks_at_once, fitting))
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task. Raises ValueError for a task with too few training examples."""
-        began = time.perf_counter()
-        library = self._library.load(self._names)
         shown = [view.as_trained(t) for t in view.tasks]
-        chunks = [shown[i : i + self._tasks_at_once] for i in range(0, len(shown), self._tasks_at_once)]
-        cuts = CutCount()
-        weights = concatenate(self._composed_for(tasks, library, cuts) for tasks in chunks)
-        cuts.warn(self._max_length)
-        self._time_s, self._composed = self._time_s + time.perf_counter() - began, self._composed + len(view.tasks)
-        return Entry(view.questions(lambda t, e: t), weights)
+        recipe = {
+            "searched": [self.bound, self.penalty, self.budget, self._count, self._seed, self._max_length],
+            "library": digest_of([self._names, self._adapters.recipe()]),
+            "examples": digest_of([[t.name, [e.content() for e in training_examples(t, self._shots)]] for t in shown]),
+        }
+        adapters = MadeInChunks(
+            len(shown), self._size, self._tasks_at_once, recipe,
+            lambda span: self._composed_for([shown[i] for i in span]),
+        )  # fmt: skip
+        return Entry(view.questions(lambda t, e: t), adapters)
 
-    def costs(self) -> Costs:
+    def close(self) -> None:
+        """Lets go of the library."""
+        self._adapters.release()
+
+    def costs(self, making: Making) -> Costs:
         """Coefficients searched, and the time of the search per task, of tasks searched side by side."""
-        each = self._time_s / self._composed if self._composed else None
-        return Costs(self._count, each, 4 * self._library.spec.parameters_per_adapter, self._composed)
+        return Costs(self._count, making.each_s, self._size, making.count)
 
-    def _composed_for(self, tasks: Sequence[Task], library: LoraWeights, cuts: CutCount) -> LoraWeights:
+    def _composed_for(self, tasks: Sequence[Task]) -> LoraWeights:
         """The best adapter found for each task, from those of the library."""
         import nevergrad
 
-        pools, tokenizer, longest = [self._pool(t.name) for t in tasks], self._base.tokenizer, self._max_length
+        cuts, tokenizer, longest = CutCount(), self._base.tokenizer, self._max_length
+        drawn = [self._pool(t.name) for t in tasks]
+        # A library that fits is read once for all passes.
+        union = list(range(self._adapters.count)) if self._fits else sorted({i for pool in drawn for i in pool})
+        library, place = self._adapters.take(union), {i: at for at, i in enumerate(union)}
+        pools = [[place[i] for i in pool] for pool in drawn]
         rows = [
             r
             for t in tasks
             for r in tokenize_examples(tokenizer, training_examples(t, self._shots), "", longest, t.name, cuts)
         ]
+        cuts.warn(longest)
         batch = collate(rows, tokenizer.pad_token_id, self._base.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

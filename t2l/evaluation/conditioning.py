@@ -12,18 +12,21 @@ All conditions run the same hypernetwork on the same questions; only what goes i
 from __future__ import annotations
 
 import string
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from t2l.adapters import ADAPTER_MEMORY, AdapterSource, bytes_per_adapter, digest_of, stack
+from t2l.base_model import hash_parameters
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.contenders import Entry, SplitView, in_turn
-from t2l.evaluation.costs import Costs
+from t2l.evaluation.costs import Costs, Making
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.seeding import generator_for
@@ -39,6 +42,36 @@ def generate_adapters(hypernetwork: Hypernetwork, embeddings: Tensor) -> LoraWei
     """One adapter per embedding, in one forward pass, outside autograd."""
     device = next(hypernetwork.parameters()).device
     return hypernetwork.eval()(embeddings.to(device))
+
+
+class GeneratedAdapters(AdapterSource):
+    """Adapters of embeddings, generated when they are asked for.
+
+    Args:
+        made_from: everything that decides hypernetwork and embeddings, as JSON-able data.
+    """
+
+    forward_memory = ADAPTER_MEMORY // 4
+    """bytes of adapters that come from one forward pass"""
+
+    def __init__(
+        self,
+        hypernetwork: Hypernetwork,
+        embeddings: Float[Tensor, "batch d_embedding"],
+        made_from: Mapping[str, Any],
+    ) -> None:
+        super().__init__(len(embeddings), bytes_per_adapter(hypernetwork.spec))
+        self._hypernetwork, self._embeddings, self._made_from = hypernetwork, embeddings, made_from
+
+    def recipe(self) -> Mapping[str, Any]:
+        """What they are made from."""
+        return self._made_from
+
+    def make(self, indices: Sequence[int]) -> LoraWeights:
+        """The adapters of these indices, in this order."""
+        parts = self.groups(self.forward_memory, indices)
+        made = (generate_adapters(self._hypernetwork, self._embeddings[part]) for part in parts)
+        return stack(made, len(indices))
 
 
 def derangement(count: int, seed: int, key: str) -> list[int]:
@@ -117,7 +150,6 @@ class Generated:
         self.name = name if condition == "matched" else f"{name}_{condition}"
         self.condition, self._seed, self._bank = condition, seed, bank
         self.hypernetwork, self._encoder = hypernetwork, encoder
-        self._generated, self._time_s = 0, 0.0
 
     @property
     def spec(self) -> LoraSpec:
@@ -127,16 +159,27 @@ class Generated:
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per (task, text)."""
         if self.condition == "static":
-            return Entry(view.questions(), generate_adapters(self.hypernetwork, self._bank.mean()), [STATIC_TEXT])
+            told = {"mean_of": {task: list(texts) for task, texts in self._bank.descriptions.items()}}
+            return Entry(view.questions(), self._source(self._bank.mean(), told), [STATIC_TEXT])
         return self.entry_for(view, self.texts(view))
 
     def entry_for(self, view: SplitView, texts: Sequence[Sequence[str]]) -> Entry:
         """Adapters from given texts per task, which take turns over the task's examples."""
+        return Entry(view.questions(in_turn(texts)), self.adapters(texts), [t for group in texts for t in group])
+
+    def adapters(self, texts: Sequence[Sequence[str]]) -> GeneratedAdapters:
+        """An adapter for each text of each group, in order."""
         flat = [text for group in texts for text in group]
-        embeddings, began = self._encoder.encode(flat), time.perf_counter()
-        weights = generate_adapters(self.hypernetwork, embeddings)
-        self._time_s, self._generated = self._time_s + time.perf_counter() - began, self._generated + len(flat)
-        return Entry(view.questions(in_turn(texts)), weights, flat)
+        return self._source(self._encoder.encode(flat), {"texts": flat})
+
+    def _source(self, embeddings: Tensor, told: Mapping[str, Any]) -> GeneratedAdapters:
+        by = {"hypernetwork": self.fingerprint, "encoder": self._encoder.identity}
+        return GeneratedAdapters(self.hypernetwork, embeddings, {**by, "told": digest_of(told)})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 of the hypernetwork's parameters and statistics."""
+        return hash_parameters(self.hypernetwork)
 
     def texts(self, view: SplitView) -> list[list[str]]:
         """What each task's adapters are generated from under this condition."""
@@ -157,8 +200,6 @@ class Generated:
         others = self._bank.nearest(centres, [t.name for t in view.tasks])
         return [list(self._bank.descriptions[o][: len(ds)]) for o, ds in zip(others, view.descriptions, strict=True)]
 
-    def costs(self) -> Costs:
-        """Generation time per adapter so far; nothing is trained for a task."""
-        size = 4 * self.spec.parameters_per_adapter
-        each = self._time_s / self._generated if self._generated else None
-        return Costs(0, None, size, 0, generation_time_s=each)
+    def costs(self, making: Making) -> Costs:
+        """Generation time per adapter; nothing is trained for a task."""
+        return Costs(0, None, bytes_per_adapter(self.spec), 0, generation_time_s=making.each_s)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 from t2l.adapter_io import WEIGHTS_FILE
+from t2l.adapters import ADAPTER_MEMORY, AdapterSource, digest_of
 from t2l.base_model import BaseModel
-from t2l.evaluation.costs import Costs, mean_costs
+from t2l.evaluation.costs import Costs, Making, mean_costs
 from t2l.evaluation.scoring import Question, first_adapter, no_prefix, questions_for
 from t2l.library import AdapterLibrary
-from t2l.lora import LoraWeights
 from t2l.methods.library import MethodLibrary
 from t2l.tasks import Example, Task, show_definition
 
@@ -64,45 +64,67 @@ class SplitView:
 class Entry:
     """What a contender runs on a split: its questions and, unless the base is bare, its adapters.
 
+    Adapters are made when they are asked for: entering a split costs nothing that an answer kept from before saves.
     `conditions[i]` is the text that adapter i was made from, where there is one, or how questions are put. Where adapters are
     not LoRAs that can share a batch, `attached(i)` is a block with the base model under adapter i, and
-    `attached_key(i)` names what that is.
+    `attached_key(i)` names what that is, by content.
     """
 
     questions: list[Question]
-    weights: LoraWeights | None = None
+    adapters: AdapterSource | None = None
     conditions: list[str] = field(default_factory=list)
     attached: Callable[[int], AbstractContextManager[BaseModel]] | None = None
     attached_key: Callable[[int], str] | None = None
 
-    def fingerprint(self) -> str:
+    @property
+    def used(self) -> list[int]:
+        """The adapters that questions run under, in the order of their first question."""
+        return list(dict.fromkeys(q.adapter for q in self.questions))
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the answers beside the base model, told without making an adapter.
+
+        Entries of one recipe have one fingerprint, but for rounding.
+        """
+        asked = hashlib.sha256()
+        for question in self.questions:
+            asked.update(f"{question!r}\x1e".encode())
+        under: Any = None if self.adapters is None else self.adapters.recipe()
+        if self.attached is not None:
+            under = {"attached": [self._attached_key(i) for i in self.used]}
+        return {"questions": asked.hexdigest(), "adapters": digest_of(under), "texts": digest_of(self.conditions)}
+
+    def fingerprint(self, memory: int = ADAPTER_MEMORY) -> str:
         """Sha256 over what the base model is fed: every question's text, and the adapter it runs under.
 
         Entries of one fingerprint get the same answers.
+
+        Args:
+            memory: bytes of adapters that are made together.
         """
-        used = dict.fromkeys(q.adapter for q in self.questions)
-        adapters = {i: self._adapter_digest(i) for i in used}
+        adapters = self.adapter_digests(memory)
         digest = hashlib.sha256()
         for q in self.questions:
             shots = "".join(f"{asked}\x1d{answered}\x1d" for asked, answered in q.shots)
             digest.update(f"{shots}{q.content}\x1f{q.reference}\x1f{adapters[q.adapter]}\x1e".encode())
         return digest.hexdigest()
 
-    def _adapter_digest(self, index: int) -> str:
+    def adapter_digests(self, memory: int = ADAPTER_MEMORY) -> dict[int, str]:
+        """What tells each adapter that a question runs under from any other."""
         if self.attached is not None:
-            return self.attached_key(index) if self.attached_key is not None else f"{id(self)}:{index}"
-        if self.weights is None:
-            return "bare"
-        digest = hashlib.sha256()
-        for tensor in self.weights.tensors():
-            digest.update(tensor[index].detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+            return {i: self._attached_key(i) for i in self.used}
+        if self.adapters is None:
+            return dict.fromkeys(self.used, "bare")
+        return self.adapters.digests(memory, self.used)
+
+    def _attached_key(self, index: int) -> str:
+        return self.attached_key(index) if self.attached_key is not None else f"{id(self)}:{index}"
 
 
 class Contender(Protocol):
     """Something scored on the board. Contenders of one name are one, under several training seeds.
 
-    It may also have a `spec`, where its adapters' geometry is not the board's, `costs()`, and `close()`, which is
+    It may also have a `spec`, where its adapters' geometry is not the board's, `costs(making)`, and `close()`, which is
     called when it has answered everything.
     """
 
@@ -161,13 +183,13 @@ class MultiTask:
 
     def __init__(self, library: AdapterLibrary, adapter_name: str) -> None:
         self._library, self._adapter = library, adapter_name
-        self._weights = library.load([adapter_name])
+        self._adapters = library.source([adapter_name])
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, the same adapter everywhere."""
-        return Entry(view.questions(), self._weights)
+        return Entry(view.questions(), self._adapters)
 
-    def costs(self) -> Costs:
+    def costs(self, making: Making) -> Costs:
         """Of the one adapter; its time is shared by all tasks."""
         return mean_costs([adapter_costs(self._library, self._adapter)])
 
@@ -182,10 +204,9 @@ class Oracle:
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task. Raises FileProblemError for a task the library lacks."""
-        weights = self._library.load([t.name for t in view.tasks])
-        return Entry(view.questions(lambda t, e: t), weights)
+        return Entry(view.questions(lambda t, e: t), self._library.source([t.name for t in view.tasks]))
 
-    def costs(self) -> Costs:
+    def costs(self, making: Making) -> Costs:
         """Means over the library; the time is there only where training recorded it."""
         return mean_costs([adapter_costs(self._library, task) for task in self._library.tasks()])
 
@@ -208,18 +229,18 @@ class MethodOracle:
         """
         library.check_base(base)
         self.name = f"oracle_{name}"
-        self._library, self._base = library, base
+        self.library, self._base = library, base
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one task after another. Raises FileProblemError for a task the library lacks."""
         for task in view.tasks:
-            self._library.provenance(task.name)
+            self.library.provenance(task.name)
         return Entry(
             view.questions(lambda t, e: t),
-            attached=lambda t: self._library.restore(self._base, view.tasks[t].name),
-            attached_key=lambda t: str(self._library.path(view.tasks[t].name)),
+            attached=lambda t: self.library.restore(self._base, view.tasks[t].name),
+            attached_key=lambda t: self.library.content_digest(view.tasks[t].name),
         )
 
-    def costs(self) -> Costs:
+    def costs(self, making: Making) -> Costs:
         """Means over the library."""
-        return mean_costs([self._library.provenance(task) for task in self._library.tasks()])
+        return mean_costs([self.library.provenance(task) for task in self.library.tasks()])

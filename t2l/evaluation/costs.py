@@ -28,6 +28,22 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Making:
+    """Seconds spent making adapters for a contender, and how many were made in them."""
+
+    time_s: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Making) -> Making:
+        return Making(self.time_s + other.time_s, self.count + other.count)
+
+    @property
+    def each_s(self) -> float | None:
+        """Seconds per adapter; None where none was made."""
+        return self.time_s / self.count if self.count else None
+
+
+@dataclass(frozen=True)
 class Usage:
     """What answering cost, per question: means over the questions of one or more cells.
 

@@ -20,6 +20,8 @@ from t2l.tasks import TaskSuite
 log = logging.getLogger(__name__)
 OF_MANY = ("library_mean", "nearest", "arrow", "lorahub")
 """contenders made from the library's adapters of the training tasks"""
+CHOOSES_FORMAT = ("icl", "prompted_icl")
+"""contenders that also try formats on a task's validation examples, or on its other training examples"""
 ADVICE = (
     "Take the suite (and suite.seed) that the library was trained on, which deals other rows to each use, leave the split "
     "out, or train a library on this suite"
@@ -96,11 +98,13 @@ class DataChecks:
             for view in self._views:
                 for task in view.tasks:
                     scored = {(e.input, e.output) for e in task.examples.get("test", ())[: view.examples]}
-                    shown = {(e.input, e.output) for e in task.examples.get("train", ())[:count]}
-                    if both := len(scored & shown):
+                    shown = [*task.examples.get("train", ())[:count]]
+                    if name in CHOOSES_FORMAT:
+                        shown += task.examples.get("validation") or task.examples.get("train", ())
+                    if both := len(scored & {(e.input, e.output) for e in shown}):
                         raise ValueError(
                             f"contender {name} would be given {both} of the scored examples of task {task.name!r}: they are "
-                            "among its training examples, too; take them out of one of the two"
+                            "among its training or validation examples, too; take them out of one of the two"
                         )
 
     def _own(self, what: str, adapters: Path, definition: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.report import Findings
 
+log = logging.getLogger(__name__)
 DPI = 130
 
 
@@ -211,21 +213,27 @@ def norms_figure(found: Findings) -> bytes:
     return _png(plt, figure)
 
 
-def draw_figures(found: Findings, data: Mapping[str, Any]) -> dict[str, bytes]:
-    """Every figure that the findings have data for, by name."""
-    figures = {"scores": scores_figure(found)}
-    if data["controls"]:
-        figures["controls"] = controls_figure(found, data)
-    if data["costs"]:
-        unseen = [s for s in found.splits if s not in ("train", "unseen_phrasing")]
-        figures["costs"] = costs_figure(found, data, (unseen or found.splits)[0])
-    if data["robustness"].get("style"):
-        figures["style"] = style_figure(data)
-    if data["robustness"].get("scale"):
-        figures["scale"] = scale_figure(data)
-    if data["confidence"]:
-        figures["confidence"] = confidence_figure(data)
-    if found.map:
-        figures["map"] = map_figure(found)
-        figures["norms"] = norms_figure(found)
-    return figures
+def draw_figures(found: Findings, data: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Every figure that the findings have data for, by name; and of those that could not be drawn, why not."""
+    unseen = [s for s in found.splits if s not in ("train", "unseen_phrasing")]
+    wanted: dict[str, tuple[Any, Callable[[], bytes]]] = {
+        "scores": (True, lambda: scores_figure(found)),
+        "controls": (data["controls"], lambda: controls_figure(found, data)),
+        "costs": (data["costs"], lambda: costs_figure(found, data, (unseen or found.splits)[0])),
+        "style": (data["robustness"].get("style"), lambda: style_figure(data)),
+        "scale": (data["robustness"].get("scale"), lambda: scale_figure(data)),
+        "confidence": (data["confidence"], lambda: confidence_figure(data)),
+        "map": (found.map, lambda: map_figure(found)),
+        "norms": (found.map, lambda: norms_figure(found)),
+    }
+    figures: dict[str, bytes] = {}
+    failed: dict[str, str] = {}
+    for name, (has_data, draw) in wanted.items():
+        if not has_data:
+            continue
+        try:
+            figures[name] = draw()
+        except Exception as error:  # hours of answers must not be lost to a plotting library
+            log.warning("figure %s could not be drawn", name, exc_info=True)
+            failed[name] = " ".join(f"{type(error).__name__}: {error}".split())
+    return figures, failed

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,6 +119,8 @@ class Harness:
             settings = {name: self._settings(name) for name in names}
             for name in names:
                 self.tasks.update(self._load(name, settings[name]))
+        # Before anything is scored, which changes the tasks' own settings.
+        self._identities = {name: _task_identity(task) for name, task in self.tasks.items()}
 
     def _index(self, names: Sequence[str]) -> Any:
         from lm_eval.tasks import TaskManager
@@ -174,6 +180,17 @@ class Harness:
             ) from error
         group = found.get("groups", {}).get(name)
         return {name: group} if group is not None and group.has_aggregation else found["tasks"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides scores beside the task, the base model and its adapter."""
+        of_machine = ("batch_size", "include_path", "library_tasks", "descriptions", "descriptions_folder")
+        settings = {k: v for k, v in vars(self.config).items() if k not in of_machine}
+        return {"lm_eval": importlib.metadata.version("lm_eval"), **settings}
+
+    def task_identity(self, name: str) -> str:
+        """Sha256 over a task's settings and the examples that are scored."""
+        return self._identities[name]
 
     def wrap(self, base: BaseModel) -> Any:
         """A base model as the harness wants it; adapters injected later work on it, too.
@@ -248,6 +265,18 @@ def what_differs(config: HarnessConfig, tokenizer: Any) -> str:
         "a line break after the prompt" + (f" and {tokenizer.bos_token} before it" if tokenizer.bos_token else "")
     )  # fmt: skip
     return f"Prompts are the harness's own (harness.apply_chat_template=false); adapters are trained with {own}."
+
+
+def _task_identity(task: Any) -> str:
+    """Sha256 over settings and examples of a task, or of all tasks of a group."""
+    parts = task.get_all_tasks() if hasattr(task, "get_all_tasks") else [task]
+    digest = hashlib.sha256()
+    for part in parts:
+        settings = json.dumps(part.dump_config(), sort_keys=True, default=str)
+        digest.update(re.sub(r" at 0x[0-9a-f]+", "", settings).encode())
+        for doc in part.eval_docs:
+            digest.update(json.dumps(doc, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def _answered(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,15 @@ def rows_of(passes: Sequence[Pass]) -> list[Row]:
     return [row for same in cells.values() for row in Row.of(same)]
 
 
-def _plain(data: Any) -> Any:
-    """Data as JSON holds it; the harness's functions and arrays as text."""
-    return json.loads(json.dumps(data, default=str))
+def plain(data: Any) -> Any:
+    """Data as JSON holds it: numbers of numpy and torch as numbers, the harness's functions and arrays as text."""
+    return json.loads(json.dumps(data, default=_number_or_text))
+
+
+def _number_or_text(value: Any) -> Any:
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else str(value)
 
 
 def write_harness_report(
@@ -118,13 +124,13 @@ def write_harness_report(
         "passes": [p.to_json() for p in passes],
         "task_configs": {n: v for f in found for n, v in f["configs"].items()},
         **provenance,
-        "decoding": "as each task says",
+        "decoding": "as each task says" + str(provenance.get("decoding", "")).removeprefix("greedy"),
     }
     write_own(
         folder / "harness_samples.jsonl",
         "".join(json.dumps(s, default=str) + "\n" for p in passes for s in p.samples()),
     )
-    write_own(folder / "harness.json", json.dumps(_plain(report), indent=2) + "\n")
+    write_own(folder / "harness.json", json.dumps(plain(report), indent=2) + "\n")
     write_own(folder / "harness.md", _markdown(rows, report))
 
 

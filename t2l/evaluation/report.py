@@ -38,6 +38,8 @@ class Findings:
     samples: int
     seed: int
     costs: Sequence[Mapping[str, Any]] = ()
+    identities: Mapping[str, Any] = field(default_factory=dict)
+    """per contender, what each of its runs is (`identity.identity`)"""
     overlaps: Sequence[Overlap] = ()
     shows_description: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -228,6 +230,7 @@ def report_data(found: Findings) -> dict[str, Any]:
         "controls": control_differences(found.cells, found.samples, found.seed),
         "recovered": recovered_fractions(found),
         "costs": [dict(c) for c in found.costs],
+        "identities": dict(found.identities),
         "robustness": dict(found.robustness),
         "confidence": dict(found.confidence),
         "in_context": in_context_formats(found.cells),
@@ -256,6 +259,8 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         f"Metric: {found.metric}, greedy decoding. Means over tasks with 95 % bootstrap intervals over training seeds (where "
         "there are several), tasks and examples.",
     ]
+    if (decoding := data["provenance"].get("decoding", "greedy")) != "greedy":
+        lines += ["", f"Decoding: {decoding}."]
     if data["condition_redundant"]:
         lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
     lines += ["", score_table(found.cells), "", "![scores](scores.png)", *_in_context_text(data)]
@@ -354,10 +359,18 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def write_report(folder: Path, found: Findings) -> dict[str, Any]:
-    """Writes report.json, report.md, report.html, figures and answers.jsonl into a folder. Returns what report.json holds.
+class FigureError(ValueError):
+    """A figure of a report could not be drawn; everything else of the report is there."""
 
-    Raises FileProblemError where files of these names are not t2l's (`check_own` of REPORT_FILES tells before).
+
+def write_report(folder: Path, found: Findings) -> dict[str, Any]:
+    """Writes answers.jsonl, report.json and report.md into a folder, then figures and report.html.
+
+    Returns what report.json holds.
+
+    Raises:
+        FileProblemError: files of these names are not t2l's (`check_own` of REPORT_FILES tells before).
+        FigureError: a figure could not be drawn; all the rest is written.
     """
     from t2l.evaluation.figures import draw_figures
     from t2l.evaluation.page import page
@@ -366,10 +379,19 @@ def write_report(folder: Path, found: Findings) -> dict[str, Any]:
     data = report_data(found)
     write_answers(folder / "answers.jsonl", found.cells)
     write_own(folder / "report.json", json.dumps(data, indent=2) + "\n")
-    figures = draw_figures(found, data)
-    for name, image in figures.items():
-        write_own(folder / f"{name}.png", image)
     text = report_text(found, data)
     write_own(folder / "report.md", text)
+    figures, failed = draw_figures(found, data)
+    for name, image in figures.items():
+        write_own(folder / f"{name}.png", image)
+    for name in failed:
+        text = text.replace(f"![{name}]({name}.png)", f"(The figure {name} could not be drawn.)")
+    write_own(folder / "report.md", text)
     write_own(folder / "report.html", page(text, figures))
+    if failed:
+        name, problem = next(iter(failed.items()))
+        raise FigureError(
+            f"the report is in {folder}, but without {len(failed)} of its figures, first {name!r} ({problem}); the same "
+            "command draws them again from the answers that are there"
+        )
     return data

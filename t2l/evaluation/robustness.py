@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from t2l.adapters import Scaled
 from t2l.evaluation.board import Board, Cell
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Entry, SplitView
-from t2l.lora import LoraWeights
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """factors on the adapter's own scaling; at 0 the base is bare"""
@@ -116,9 +116,8 @@ class _Variant:
 
 
 def _scaled(entry: Entry, factor: float) -> Entry:
-    assert entry.weights is not None
-    weights = LoraWeights(entry.weights.A, {k: v * factor for k, v in entry.weights.B.items()})
-    return Entry(entry.questions, weights, entry.conditions)
+    assert entry.adapters is not None
+    return Entry(entry.questions, Scaled(entry.adapters, factor), entry.conditions)
 
 
 def _variants(generated: Generated, seed: int) -> Iterator[tuple[str, Any, _Variant]]:

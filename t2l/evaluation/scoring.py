@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -104,6 +105,15 @@ def _check_example(by: Metric, example: Example) -> None:
         by.read_reference(reference)
 
 
+Remember = Callable[[str, Callable[[], list[Any]]], list[Any]]
+"""The results of a batch, by what the batch is: kept from before, or computed (and kept). They are JSON-able."""
+
+
+def _compute(batch: str, results: Callable[[], list[Any]]) -> list[Any]:
+    """Nothing is kept."""
+    return results()
+
+
 def first_adapter(task: int, example: int) -> int:
     """The one adapter there is."""
     return 0
@@ -153,6 +163,7 @@ def greedy_answers(
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
     tokens_per_batch: int | None = None,
+    remember: Remember = _compute,
 ) -> list[Answer]:
     """Answers every question by greedy decoding, each under its own adapter, and scores it.
 
@@ -164,6 +175,8 @@ def greedy_answers(
         batch_size: most questions (or choices) of a batch.
         on_batch: called with the number of questions answered.
         tokens_per_batch: most tokens of a batch, padding and the longest answer counted; None for any number.
+        remember: gives a batch's results where they are there from before. Batches stay what they are, so that the
+            others come out to the same digits.
 
     Raises ValueError where the base's context has no room for a prompt.
     """
@@ -171,7 +184,9 @@ def greedy_answers(
     found: dict[int, Answer] = {}
     chosen = [i for i, q in enumerate(questions) if metric(q.metric).chooses]
     if chosen:
-        answers = choose_answers(base, [questions[i] for i in chosen], spec, weights, batch_size, tokens_per_batch)
+        answers = choose_answers(
+            base, [questions[i] for i in chosen], spec, weights, batch_size, tokens_per_batch, remember
+        )
         found |= dict(zip(chosen, answers, strict=True))
         done(len(chosen))
     limits = [q.max_new_tokens or max_new_tokens for q in questions]
@@ -180,7 +195,11 @@ def greedy_answers(
         prompts = _fitting_prompts(base, [questions[i] for i in rows], [limit] * len(rows))
         for batch in batches_within([len(p) + limit for p in prompts], batch_size, tokens_per_batch):
             asked = [questions[rows[b]] for b in batch]
-            written = _write(base, spec, weights, asked, [prompts[b] for b in batch], limit)
+            here = [prompts[b] for b in batch]
+            written = remember(
+                f"write {limit}: {[rows[b] for b in batch]}",
+                partial(_write, base, spec, weights, asked, here, limit),
+            )
             for b, q, (text, length) in zip(batch, asked, written, strict=True):
                 answer = q.ended(text)
                 found[rows[b]] = Answer(q, answer.strip(), q.score(answer), len(prompts[b]), length)
@@ -231,6 +250,7 @@ def choose_answers(
     weights: LoraWeights | None,
     batch_size: int,
     tokens_per_batch: int | None = None,
+    remember: Remember = _compute,
 ) -> list[Answer]:
     """Answers each question with the likeliest of its choices, as the assistant's whole turn (`Metric.chooses`).
 
@@ -246,12 +266,16 @@ def choose_answers(
     owners = [i for i, span in enumerate(spans) for _ in span]
     rows = [TokenizedExample(prompts[i], tuple(end)) for i, end in zip(owners, ends, strict=True)]
     likelihood = [0.0] * len(rows)
-    for part in batches_within([row.length for row in rows], batch_size, tokens_per_batch):
+
+    def losses(part: Sequence[int]) -> list[float]:
         batch = collate([rows[r] for r in part], base.tokenizer.pad_token_id, base.device)
         with _under(base, spec, weights, [questions[owners[r]] for r in part]):
             found = label_logits(base.model, batch.input_ids, batch.attention_mask, batch.labels)
-        means = label_loss(found.logits, found.targets, found.rows, len(part))
-        for r, mean in zip(part, means.tolist(), strict=True):
+        return label_loss(found.logits, found.targets, found.rows, len(part)).tolist()
+
+    for part in batches_within([row.length for row in rows], batch_size, tokens_per_batch):
+        means = remember(f"choose: {list(part)}", partial(losses, part))
+        for r, mean in zip(part, means, strict=True):
             likelihood[r] = -mean * len(rows[r].response_ids)
     answers = []
     for q, prompt, span in zip(questions, prompts, spans, strict=True):

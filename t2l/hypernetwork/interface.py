@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from t2l.adapters import ADAPTER_MEMORY, AdapterSource, as_source
 from t2l.lora import LoraSpec, LoraWeights
 
 
@@ -132,25 +133,64 @@ class Hypernetwork(nn.Module):
                 out[side][name] = (tensors[name] - mean) / std
         return LoraWeights(out["A"], out["B"])
 
-    def set_statistics(self, library: LoraWeights, floor: float = 1e-4) -> None:
-        """Takes mean and standard deviation per element from a batch of trained adapters.
+    @torch.no_grad()
+    def set_statistics(
+        self, library: LoraWeights | AdapterSource, floor: float = 1e-4, memory: int = ADAPTER_MEMORY
+    ) -> None:
+        """Takes mean and standard deviation per element from trained adapters.
 
         Standard deviations below `floor` times the group's largest become that floor, so that an
         element that never varies does not blow up.
+
+        Args:
+            memory: bytes of adapters that are looked at together. More of them are gone through twice, for means and
+                then for deviations from them, in float64.
         """
-        library.check(self.spec)
+        source = as_source(library)
+        groups = source.groups(memory)
         self.has_statistics.fill_(True)
-        for side, tensors in (("A", library.A), ("B", library.B)):
-            for i, name in enumerate(self.spec.group_names):
-                mean, std = self._statistics(side, i)
-                spread = tensors[name].std(dim=0, correction=0)
-                mean.copy_(tensors[name].mean(dim=0))
-                std.copy_(spread.clamp_min(max(floor * float(spread.max()), 1e-8)))
+        if len(groups) == 1:
+            weights = source.take(groups[0])
+            weights.check(self.spec)
+            for (mean, std), tensor in zip(self._every_statistic(), weights.tensors(), strict=True):
+                mean.copy_(tensor.mean(dim=0))
+                std.copy_(_floored(tensor.std(dim=0, correction=0), floor))
+            return
+        means = [torch.zeros_like(mean, dtype=torch.float64) for mean, _ in self._every_statistic()]
+        squares = [torch.zeros_like(mean) for mean in means]
+        for group in groups:
+            self._add_up(source, group, means, None)
+        for total in means:
+            total /= source.count
+        for group in groups:
+            self._add_up(source, group, squares, means)
+        for (mean, std), exact, square in zip(self._every_statistic(), means, squares, strict=True):
+            mean.copy_(exact)
+            std.copy_(_floored((square / source.count).sqrt(), floor))
+
+    def _every_statistic(self) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of every group, A before B, as `LoraWeights.tensors` has them."""
+        return [self._statistics(side, i) for side in "AB" for i in range(len(self.spec.groups))]
+
+    def _add_up(
+        self, source: AdapterSource, group: Sequence[int], totals: Sequence[Tensor], means: Sequence[Tensor] | None
+    ) -> None:
+        """Adds a group's values to running sums or, with `means`, the squares of their deviations."""
+        weights = source.take(group)
+        weights.check(self.spec)
+        for k, tensor in enumerate(weights.tensors()):
+            for adapter in tensor:
+                value = adapter.to(totals[k])
+                totals[k] += value if means is None else (value - means[k]).square_()
 
     def split_slots(self, features: Float[Tensor, "batch slots width"]) -> dict[str, Tensor]:
         """Per group, the features of its layers: [batch, layers, width]."""
         pieces = features.split([len(g.layers) for g in self.spec.groups], dim=1)
         return dict(zip(self.spec.group_names, pieces, strict=True))
+
+
+def _floored(spread: Tensor, floor: float) -> Tensor:
+    return spread.clamp_min(max(floor * float(spread.max()), 1e-8))
 
 
 def fresh_a_(bias: Tensor, d_in: int, generator: torch.Generator) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +25,7 @@ class MethodLibrary:
 
     def __init__(self, folder: Path, method: Method[Any], base_fingerprint: str) -> None:
         self.folder, self.method, self.base_fingerprint = folder, method, base_fingerprint
+        self._content: dict[str, str] = {}
 
     @classmethod
     def open(cls, folder: Path) -> MethodLibrary:
@@ -102,6 +105,15 @@ class MethodLibrary:
         if not self.path(task).is_dir():
             raise FileProblemError(f"{self.folder} has nothing for task {task!r}; it has {len(self.tasks())} tasks")
         return load_provenance(self.path(task))
+
+    def content_digest(self, task: str) -> str:
+        """Sha256 of the method, its settings, and a task's weights as they are on disk."""
+        if task not in self._content:
+            with (self.path(task) / self.method.weights_file).open("rb") as stream:
+                weights = hashlib.file_digest(stream, "sha256").hexdigest()
+            settings = json.dumps(self.method.settings(), sort_keys=True, default=str)
+            self._content[task] = hashlib.sha256(f"{self.method.name} {settings} {weights}".encode()).hexdigest()
+        return self._content[task]
 
     @contextmanager
     def restore(self, base: BaseModel, task: str) -> Iterator[BaseModel]:

@@ -1,0 +1,32 @@
+"""Which settings of an evaluation decide its answers, and which only say where things are or how much memory they get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+INDECISIVE: Mapping[str, tuple[str, ...]] = {
+    "": (
+        "run_dir", "contenders", "splits", "tasks", "checkpoints", "method_libraries", "library", "robustness_split",
+        "confidence", "keep_calibration", "validation_split", "allow_code_execution",
+    ),
+    "base_model": ("path", "revision", "device", "shard", "trust_remote_code"),
+    "encoder": ("path", "revision", "device", "batch_size", "cache", "trust_remote_code"),
+    "suite": ("path",),
+    "training_suite": ("path",),
+    "evaluation": ("batch_size", "tokens_per_batch", "bootstrap_samples", "adapter_memory_gb"),
+    "few_shot": ("tasks_at_once",),
+    "harness": ("batch_size", "include_path", "descriptions_folder", "confirm_unsafe_code"),
+}  # fmt: skip
+"""by part of the configuration: what may change between two runs of one evaluation. What is scored at all may grow; what
+lies at a path is told by its content, cell by cell; batches change nothing but rounding."""
+
+
+def decisive_settings(config: Any) -> dict[str, Any]:
+    """The settings of `t2l evaluate` that a run folder's cells have in common."""
+    kept = {k: v for k, v in asdict(config).items() if k not in INDECISIVE[""]}
+    for part, keys in INDECISIVE.items():
+        if part and isinstance(kept.get(part), dict):
+            kept[part] = {k: v for k, v in kept[part].items() if k not in keys}
+    return kept
