@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 from t2l import encoder as encoders
 from t2l import hypernetwork as hypernetworks
 from t2l import random_state
-from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, remove_folder, write_json, write_tensors
 from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
 from t2l.lora import LoraSpec
 from t2l.manifest import Manifest
@@ -36,6 +35,8 @@ log = logging.getLogger(__name__)
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
 TRAINING_DATA = "training_data.safetensors"
 """hashes of what was trained on, and where each training task's descriptions lie"""
+OWN_FILES = (RECORD, WEIGHTS, TRAINER, TRAINING_DATA)
+"""what a checkpoint's folder holds"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def save_checkpoint(
     refuse_wild(hypernetwork.parameters(), "trainer.lr")
     folder = run_folder / "checkpoints" / f"step-{record.step:06d}"
     of_ranks = [*states] or [random_state.capture()]
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, OWN_FILES) as temporary:
         write_tensors(temporary / WEIGHTS, hypernetwork.state_dict())
         random = {f"random.{rank}.{key}": state for rank, kept in enumerate(of_ranks) for key, state in kept.items()}
         write_tensors(temporary / TRAINER, {**random, **_optimizer_tensors(optimizer)})
@@ -154,7 +155,7 @@ def save_checkpoint(
     best = record.selection.best_step if record.selection is not None else None
     for step, older in _complete(run_folder).items():
         if step not in (record.step, best):
-            shutil.rmtree(older)
+            remove_folder(older, OWN_FILES)
     return folder
 
 

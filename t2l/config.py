@@ -7,7 +7,7 @@ against these types, and `OmegaConf.to_object` turns the result into them once, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class TrainLibraryConfig:
     seed: int = 0
     """decides initial weights and data order"""
     run_dir: str | None = None
-    """folder of the library; None names it after the overrides"""
+    """folder of the library; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         check_layers(self.lora, {"method": self.method})
@@ -101,7 +101,7 @@ class TrainConfig:
     seed: int = 0
     """decides initial weights and sampling"""
     run_dir: str | None = None
-    """folder of the run; None names it after the overrides"""
+    """folder of the run; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         if self.descriptions_per_task < 1:
@@ -213,7 +213,7 @@ class EvaluateConfig:
     seed: int = 0
     """decides which tasks, descriptions and shuffles are scored"""
     run_dir: str | None = None
-    """folder of the report; None names it after the overrides"""
+    """folder of the report; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         self._check_harness()
@@ -317,6 +317,9 @@ class CompareMethodsConfig:
             raise ValueError(f"contenders: unknown {unknown[0]!r} here; choose from {', '.join(allowed)}")
         if not self.methods:
             raise ValueError("methods is empty: name at least one, like +method@methods.dora=dora")
+        unknown = [name for name, m in self.methods.items() if not is_dataclass(m)]
+        if unknown:
+            raise ValueError(f"methods.{unknown[0]} is no method: choose one, like +method@methods.{unknown[0]}=dora")
         if any(isinstance(m, methods.BatchedLoraConfig) for m in self.methods.values()):
             raise ValueError("methods: batched_lora is the contender `oracle`, set by lora.* and training.*")
         check_layers(self.lora, {f"methods.{name}": method for name, method in self.methods.items()})
@@ -376,11 +379,9 @@ def config_folder() -> Path:
 
 
 def register() -> None:
-    """Registers schemas and resolvers with Hydra; safe to call again."""
+    """Registers schemas with Hydra; safe to call again."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
     store = ConfigStore.instance()
     for verb, root in ROOTS.items():
         store.store(name=f"{verb}_schema", node=root)

@@ -26,9 +26,10 @@ from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
 from t2l.evaluation.harness import Harness, descriptions_of, what_differs
 from t2l.evaluation.harness_data import as_suite
-from t2l.evaluation.harness_report import Pass, Row, plain, rows_of, write_harness_report
+from t2l.evaluation.harness_report import HARNESS_FILES, Pass, Row, plain, rows_of, write_harness_report
 from t2l.evaluation.settings import decisive_settings
 from t2l.evaluation.store import CellStore, Ledger
+from t2l.files import check_own
 from t2l.injection import inject
 from t2l.library import MULTI_TASK
 from t2l.lora import LoraSpec
@@ -141,6 +142,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
         raise ValueError("run_dir is empty: give the folder to write")
     folder = Path(config.run_dir)
     check_report_folder(folder)
+    check_own(folder, HARNESS_FILES)
     torch.manual_seed(config.seed)
     ledger = Ledger(Path(config.run_dir), decisive_settings(config))
     harness = Harness(config.harness, config.tasks)

@@ -93,7 +93,7 @@ class _Planner:
     def __init__(self, config: PlanConfig) -> None:
         base = config.base_model
         self.hf_config = model_config(base.path, base.trust_remote_code, base.revision)
-        self.meta: nn.Module = meta_model(self.hf_config)
+        self.meta: nn.Module = meta_model(self.hf_config, base.trust_remote_code)
         self.d_embedding = config.d_embedding or embedding_width(config.encoder, self.hf_config)
 
     def memory(self, config: PlanConfig) -> StepMemory:

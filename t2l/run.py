@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from t2l.continuation import Change, changes, refused
-from t2l.files import read_json, write_json, write_text
+from t2l.files import check_own, read_json, write_json, write_text
+from t2l.run_folder import overrides_of
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "hydra-core", "numpy")
@@ -139,8 +140,10 @@ class Run:
             changed = check_settings(folder, config, defaults, may_change)
             self._go_on(config, changed)
         else:
+            check_own(folder, [self._metrics.name, self._timings.name])
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(record, {"verb": verb, "config": config, "environments": [environment()]})
+            about = {} if (typed := overrides_of(folder)) is None else {"overrides": typed}
+            write_json(record, {"verb": verb, **about, "config": config, "environments": [environment()]})
         self._wandb = self._start_wandb(logger, config)
 
     def _go_on(self, config: Mapping[str, Any], changed: Sequence[Change]) -> None:
@@ -211,7 +214,10 @@ def check_settings(
     record = folder / "run.json"
     if not record.is_file():
         return []
-    changed = changes(read_json(record)["config"], config, defaults)
+    found = read_json(record)
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise ValueError(f"{record} is no record of a run of t2l's: choose another run_dir")
+    changed = changes(found["config"], config, defaults)
     against = refused(changed, may_change) if may_change is not None else refused(changed)
     if against:
         by_key = {c.key: c for c in changed}

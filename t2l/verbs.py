@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
+import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
@@ -41,8 +41,8 @@ from t2l.distributed import World
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.board import Board, BoardConfig, view_split
 from t2l.evaluation.contenders import Base, FormalCode
-from t2l.files import atomic_folder, read_json, write_json
-from t2l.generate import Confidence, base_for, load_generator, read_descriptions, write_adapters
+from t2l.files import check_own, move_into, read_json, write_json
+from t2l.generate import Confidence, base_for, folders_for, load_generator, read_descriptions, write_adapters
 from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.library_data import targets_trained_on
 from t2l.library_report import training_outcome
@@ -53,7 +53,7 @@ from t2l.manifest import Manifest
 from t2l.method_training import make_method_library
 from t2l.methods.library import RECORD_FILE, MethodLibrary
 from t2l.origin import Origin
-from t2l.pretrain_base import PretrainBaseConfig, pretrain, save_base
+from t2l.pretrain_base import BASE_FILES, PretrainBaseConfig, pretrain, save_base
 from t2l.run import Run, environment, environments, environments_of, say_finished
 from t2l.soundness import target_norm
 from t2l.tasks import CutCount, Task, TaskSuite, tokenize_examples
@@ -395,6 +395,7 @@ def generate(
         raise ValueError("nothing to generate from: give a description, or --file with one per line")
     if any(not t.strip() for t in texts):
         raise ValueError("a description is empty: write at least a word about the task")
+    folders_for(Path(config.out), len(texts))  # said before anything loads
     record = load_record(find_checkpoint(Path(config.checkpoint)))
     base_name, fingerprint = base_for(record.base_name, config.base_model)
     generator = load_generator(Path(config.checkpoint), _encoder_for(config, record, base_name), fingerprint)
@@ -416,19 +417,21 @@ def pretrain_base(config: PretrainBaseConfig) -> dict[str, float]:
     """Pretrains the mini base model, scores it with and without its formal code, and writes it with a card.
 
     Returns exact match per split with the code.
+
+    Raises FileProblemError, before anything is trained, where `out` holds files of these names that t2l did not write.
     """
-    start = time.perf_counter()
+    start, out = time.perf_counter(), Path(config.out)
+    check_own(out, BASE_FILES)
     model, tokenizer = pretrain(config)
     minutes = (time.perf_counter() - start) / 60
-    out = Path(config.out)
-    with atomic_folder(out) as temporary:
-        # Hydra may have put its own records there; they belong to the run and stay.
-        if out.is_dir():
-            shutil.copytree(out, temporary, dirs_exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".base.", dir=out) as name:
+        temporary = Path(name)
         save_base(model, tokenizer, temporary)
         base = load_base_model(BaseModelConfig(path=str(temporary), device="cpu"))
         scores = _skill(base)
         (temporary / "README.md").write_text(_card(config, scores, base, minutes))
+        move_into(temporary, out, last="config.json")  # the run's own records are there, and whatever else
     log.info("mini base model in %s (%.1f minutes): %s", out, minutes, scores["formal_code"])
     return scores["formal_code"]
 
