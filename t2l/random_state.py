@@ -20,7 +20,8 @@ ACCELERATORS = ("cuda", "xpu")
 def capture() -> dict[str, Tensor]:
     """The states of Python's, NumPy's and torch's generators, those of every device of this process included."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    drawn: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = drawn
     assert version == 3
     assert kind == "MT19937"
     states = {

@@ -116,7 +116,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
     conditions = conditions_to_record(folder / LIBRARY_RECORD, config.base_model, config.prompt.definition)
     base = load_base_model(config.base_model)
     libraries = LibraryFolder.of(folder, lora_spec(base.model, config.lora), base)
-    record = {
+    record: dict[str, Any] = {
         "spec": libraries.spec.to_json(),
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,

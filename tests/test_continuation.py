@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_recipes import SPEC
 from test_training import TRAINER, KilledError, Setup
 
 from t2l import describe, encoder, hypernetwork, methods, suites
@@ -222,7 +223,7 @@ class Unknown(ResidualConfig):
         describe.build,
         TaskEncoder,
         lambda c: embedding_width(c, None),
-        lambda c: hypernetwork.build(c, None, 8, 0),  # type: ignore[arg-type]
+        lambda c: hypernetwork.build(c, SPEC, 8, 0),
         lambda c: EvaluateConfig(harness=c, contenders=["base"]),
     ],
     ids=["objective", "suite", "method", "describer", "encoder", "embedding_width", "hypernetwork", "harness"],

@@ -43,7 +43,7 @@ def _embedder(
         return SentenceEmbedder(config)
     if type(config) is OneHotConfig:
         return OneHotEmbedder(config, tasks)
-    if type(config) in (BaseModelEncoderConfig, CausalLMEncoderConfig):
+    if type(config) is BaseModelEncoderConfig or type(config) is CausalLMEncoderConfig:
         return LastTokenEmbedder(config, base, base_config)
     raise ValueError(f"encoder: there is none for the config {type(config).__name__}")
 
