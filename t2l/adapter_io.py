@@ -98,7 +98,7 @@ def save_adapter(
     card: str | None = None,
     training_data: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes one adapter as a PEFT folder, whole or not at all.
+    """Writes one adapter as a PEFT folder, whole or not at all; in place of one that t2l wrote and nobody changed.
 
     Args:
         weights: a batch of exactly one adapter.
@@ -109,7 +109,7 @@ def save_adapter(
         training_data: what it was trained on, as hashes; None where it was not trained on rows.
 
     Raises:
-        FileProblemError: a value is not finite.
+        FileProblemError: a value is not finite, or the folder holds what t2l did not write or what was changed since.
         ValueError: weights of another geometry, or of more than one adapter.
     """
     tensors = adapter_tensors(spec, weights)

@@ -130,8 +130,8 @@ class BaseModel:
 
 def virtual_tokens(model: Any) -> int:
     """Positions before the input that a method of PEFT takes (prefix tuning, prompt tuning); 0 for a bare model."""
-    config = getattr(model, "active_peft_config", None)
-    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
+    config: Any = getattr(model, "active_peft_config", None)
+    return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 
 
 def hash_parameters(model: nn.Module) -> str:
@@ -291,12 +291,16 @@ def _quantization_config(config: BaseModelConfig) -> Any:
     )
 
 
-def meta_model(config: Any) -> nn.Module:
-    """The architecture of a Hugging Face config on the meta device: shapes without weights."""
+def meta_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
+    """The architecture of a Hugging Face config on the meta device: shapes without weights.
+
+    Args:
+        trust_remote_code: whether code that comes with the config may run.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:

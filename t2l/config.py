@@ -7,7 +7,7 @@ against these types, and `OmegaConf.to_object` turns the result into them once, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class TrainLibraryConfig:
     seed: int = 0
     """decides initial weights and data order"""
     run_dir: str | None = None
-    """folder of the library; None names it after the overrides"""
+    """folder of the library; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         check_layers(self.lora, {"method": self.method})
@@ -94,17 +94,22 @@ class TrainConfig:
     library: str | None = None
     """folder of `t2l train_library`; the reconstruction objective needs it"""
     descriptions_per_task: int = 48
-    """training descriptions of each task that are used"""
+    """training descriptions of each task that are used; validation looks at those beyond"""
+    init_from: str | None = None
+    """run or checkpoint folder of `t2l train` (or RUN:best, RUN:last) whose weights and statistics this run starts from,
+    with a fresh optimiser; None: fresh weights"""
     seed: int = 0
     """decides initial weights and sampling"""
     run_dir: str | None = None
-    """folder of the run; None names it after the overrides"""
+    """folder of the run; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         if self.descriptions_per_task < 1:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
         if isinstance(self.objective, ReconstructionConfig) and not self.library:
             raise ValueError("objective=reconstruction needs library=DIR, a folder of `t2l train_library`")
+        if self.trainer.select_by == "validation/distance" and not isinstance(self.objective, ReconstructionConfig):
+            raise ValueError("trainer.select_by=validation/distance is for objective=reconstruction")
         self._check_encoder()
 
     def _check_encoder(self) -> None:
@@ -178,8 +183,8 @@ class EvaluateConfig:
     library: str | None = None
     """folder of `t2l train_library`, for contenders made of its adapters"""
     checkpoints: list[str] = field(default_factory=list)
-    """run or checkpoint folders of `t2l train`; each is a contender named by its objective, with its controls, and
-    those that differ in nothing but their seed are one"""
+    """run or checkpoint folders of `t2l train`, or RUN:best and RUN:last (`checkpoint.find_checkpoint`); each is a contender
+    named by its objective, with its controls, and those that differ in nothing but their seed are one"""
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
@@ -208,7 +213,7 @@ class EvaluateConfig:
     seed: int = 0
     """decides which tasks, descriptions and shuffles are scored"""
     run_dir: str | None = None
-    """folder of the report; None names it after the overrides"""
+    """folder of the report; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         self._check_harness()
@@ -236,7 +241,9 @@ class EvaluateConfig:
             )
 
     def _check_harness(self) -> None:
-        if not isinstance(self.harness, HarnessConfig):
+        if self.harness is not None and not isinstance(self.harness, HarnessConfig):
+            raise ValueError(f"harness: there is none of the kind {type(self.harness).__name__}")
+        if self.harness is None:
             if self.tasks:
                 raise ValueError("tasks=[...] are tasks of the harness: add harness=lm_eval, or give splits=[...]")
             return
@@ -253,13 +260,6 @@ class EvaluateConfig:
                 f"contenders: {other[0]} cannot be scored by the harness; choose from {', '.join(HARNESS_CONTENDERS)}"
             )
 
-    @property
-    def selection(self) -> str:
-        """How checkpoints were chosen, for the report."""
-        if self.validation_split is None:
-            return "none (the last checkpoint of each run)"
-        return f"on the split {self.validation_split}, which is not scored"
-
 
 @dataclass
 class GenerateConfig:
@@ -268,7 +268,7 @@ class GenerateConfig:
     encoder: Any = None
     """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
     checkpoint: str = ""
-    """run or checkpoint folder of `t2l train`"""
+    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last"""
     out: str = ""
     """folder to write; several descriptions get numbered folders inside it"""
     base_model: str | None = None
@@ -317,6 +317,9 @@ class CompareMethodsConfig:
             raise ValueError(f"contenders: unknown {unknown[0]!r} here; choose from {', '.join(allowed)}")
         if not self.methods:
             raise ValueError("methods is empty: name at least one, like +method@methods.dora=dora")
+        unknown = [name for name, m in self.methods.items() if not is_dataclass(m)]
+        if unknown:
+            raise ValueError(f"methods.{unknown[0]} is no method: choose one, like +method@methods.{unknown[0]}=dora")
         if any(isinstance(m, methods.BatchedLoraConfig) for m in self.methods.values()):
             raise ValueError("methods: batched_lora is the contender `oracle`, set by lora.* and training.*")
         check_layers(self.lora, {f"methods.{name}": method for name, method in self.methods.items()})
@@ -376,11 +379,9 @@ def config_folder() -> Path:
 
 
 def register() -> None:
-    """Registers schemas and resolvers with Hydra; safe to call again."""
+    """Registers schemas with Hydra; safe to call again."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
     store = ConfigStore.instance()
     for verb, root in ROOTS.items():
         store.store(name=f"{verb}_schema", node=root)

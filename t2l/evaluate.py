@@ -49,12 +49,15 @@ from t2l.evaluation.identity import identity, library_recipe, method_recipe, of_
 from t2l.evaluation.in_context import InContext
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
-from t2l.evaluation.report import Findings, score_table, write_report
+from t2l.evaluation.report import REPORT_FILES, Findings, write_report
 from t2l.evaluation.robustness import robustness
 from t2l.evaluation.scoring import check_code, check_scorable
+from t2l.evaluation.selected import selection_text, splits_to_score
 from t2l.evaluation.settings import decisive_settings
 from t2l.evaluation.store import CellStore, Ledger
+from t2l.evaluation.summary import summary_lines
 from t2l.few_shot import FewShot, Refined
+from t2l.files import check_own, read_json
 from t2l.generate import load_generator
 from t2l.kept_calibration import check_writable, keep_calibration
 from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
@@ -98,7 +101,7 @@ class Evaluation:
         self.conditions = conditions_for(config.conditions, config.base_model, config.prompt.definition, trained)
         prompt = ScoredPromptConfig(self.conditions.definition)
         self.config = config = replace(config, base_model=self.conditions.base_model, prompt=prompt)
-        names = config.splits if config.splits is not None else [n for n, s in self.suite.splits.items() if s.tasks]
+        names = splits_to_score(self.suite, config.splits, config.checkpoints)
         self.views = [
             view_split(self.suite, name, config.evaluation, config.seed, config.prompt.is_shown) for name in names
         ]
@@ -377,14 +380,16 @@ class Evaluation:
             "data_notes": self.data.notes,
             "conditions": self.conditions.to_json(),
             "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
-            "selection": config.selection,
+            "selection": selection_text({c.path: c.folder for c in self.checkpoints}, config.validation_split),
             "decoding": describe_decoding(base.overridden_decoding),
             "environment": environment(),
         }
 
 
 def _checkpoint_provenance(record: CheckpointRecord) -> Mapping[str, Any]:
-    keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "conditions")
+    keys = (
+        "step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "conditions", "selection",
+    )  # fmt: skip
     return {k: record.to_json()[k] for k in keys}
 
 
@@ -412,14 +417,15 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
         raise ValueError("run_dir is empty: give the folder to write")
     folder = Path(config.run_dir)
     check_report_folder(folder)
+    check_own(folder, REPORT_FILES)
     torch.manual_seed(config.seed)
-    ledger = Ledger(Path(config.run_dir), decisive_settings(config))
+    ledger = Ledger(folder, decisive_settings(config))
     parts = Evaluation(config)
     config = parts.config
     parts.check_tasks()
     contenders = parts.contenders()
     ledger.start({"base_model": parts.base.fingerprint, "suite": parts.suite.content_hash()})
-    store = CellStore(Path(config.run_dir))
+    store = CellStore(folder)
     if already := store.finished():
         log.info("%s has %d finished cells: what is asked for again is taken from there", config.run_dir, already)
     board = Board(parts.base, parts.spec, config.evaluation, config.seed, store)
@@ -460,18 +466,7 @@ def metric_name(views: Sequence[SplitView]) -> str:
 
 
 def print_report(cells: Sequence[Cell], folder: Path) -> None:
-    """Prints the score table and where the report is."""
-    from rich.console import Console
-    from rich.table import Table
-
-    header, _, *rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
-    table = Table(title="mean score and 95 % interval")
-    for name in header:
-        table.add_column(name.replace("_", " "))
-    for contender, *scores in rows:
-        # Blanks let long names wrap between words on a narrow terminal.
-        intervals = [s.replace(" [", "\n").replace("]", "").replace(", ", "-") for s in scores]
-        table.add_row(contender.replace("_", " "), *intervals)
-    console = Console()
-    console.print(table)
-    console.print(f"report: {folder / 'report.md'} and {folder / 'report.html'}", soft_wrap=True)
+    """Prints the means, how far controls are behind, and where the report is."""
+    controls = read_json(folder / "report.json")["controls"]
+    print("\n".join(["", *summary_lines(cells, controls), ""]))
+    print(f"report, with intervals, controls and costs:\n  {folder / 'report.md'}\n  {folder / 'report.html'}")

@@ -22,7 +22,7 @@ from t2l.checkpoint import (
 )
 from t2l.confidence import distances
 from t2l.encoder import TaskEncoder
-from t2l.files import FileProblemError, check_finite
+from t2l.files import FileProblemError, check_finite, check_replaceable
 from t2l.hypernetwork import Hypernetwork
 from t2l.kept_calibration import kept_calibration
 from t2l.lora import LoraWeights
@@ -115,22 +115,28 @@ def read_descriptions(path: Path) -> list[str]:
     return found
 
 
+def folders_for(out: Path, count: int) -> list[Path]:
+    """The folders that `count` descriptions' adapters go to.
+
+    Raises FileProblemError where one holds what t2l did not write, or what was changed since.
+    """
+    folders = [out / f"{i:03d}" if count > 1 else out for i in range(count)]
+    for folder in folders:
+        check_replaceable(folder)
+    return folders
+
+
 def write_adapters(
     generator: Generator, descriptions: Sequence[str], out: Path, base_name: str, licence: str | None = None
 ) -> list[tuple[Path, Confidence | None]]:
     """Generates and saves adapters, each with its card; returns their folders, and how sure each adapter is.
 
-    One description goes to `out` itself, several to `out/000`, `out/001`... Folders that are there
-    and were not written by this function are left alone.
+    One description goes to `out` itself, several to `out/000`, `out/001`...
 
-    Raises ValueError where `out` holds something else.
+    Raises FileProblemError where such a folder holds what t2l did not write, or what was changed since.
     """
+    folders = folders_for(out, len(descriptions))
     sure = confidences(generator, descriptions)
-    many = len(descriptions) > 1
-    folders = [out / f"{i:03d}" if many else out for i in range(len(descriptions))]
-    for folder in folders:
-        if folder.exists() and not (folder / "adapter_config.json").is_file() and any(folder.iterdir()):
-            raise ValueError(f"out={folder} exists and is not an adapter folder: choose another")
     path = resolve_path(base_name)
     base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
     spec = generator.hypernetwork.spec

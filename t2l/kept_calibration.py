@@ -6,16 +6,19 @@ A run made by an earlier version may keep one in its own folder, `RUN/confidence
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2l.checkpoint import WEIGHTS
+from t2l.checkpoint import OWN_FILES, WEIGHTS
 from t2l.confidence import Calibration
-from t2l.files import read_json, write_json
+from t2l.files import check_own, read_json, write_own
 
 CONFIDENCE_FILE = "confidence.json"
+_OLDER = (*OWN_FILES, CONFIDENCE_FILE)
+"""what is t2l's in a checkpoint from before its files were recorded"""
 
 
 def _fingerprint(checkpoint: Path) -> str:
@@ -48,6 +51,7 @@ def check_writable(checkpoint: Path) -> None:
     """Raises ValueError where a calibration could not be kept, before hours are spent on it."""
     if not os.access(checkpoint, os.W_OK):
         raise ValueError(f"keep_calibration=true writes into {checkpoint}, which may not be written: copy it first")
+    check_own(checkpoint, [CONFIDENCE_FILE], owns=_OLDER)
 
 
 def _size(about: Mapping[str, Any], other: Mapping[str, Any]) -> int:
@@ -66,5 +70,6 @@ def keep_calibration(checkpoint: Path, calibration: Calibration) -> str:
             f"calibration not kept: that of {checkpoint} rests on {_size(before, about)} {what}, this one on "
             f"{_size(about, before)}"
         )
-    write_json(checkpoint / CONFIDENCE_FILE, {**calibration.to_json(), "checkpoint_sha256": _fingerprint(checkpoint)})
+    record = {**calibration.to_json(), "checkpoint_sha256": _fingerprint(checkpoint)}
+    write_own(checkpoint / CONFIDENCE_FILE, json.dumps(record, indent=2) + "\n", owns=_OLDER)
     return f"calibration kept with {checkpoint}: {about.get('n_tasks', 0)} tasks"

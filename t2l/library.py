@@ -152,7 +152,7 @@ def library_record(folder: Path) -> dict[str, Any]:
     if not (folder / LIBRARY_RECORD).is_file():
         raise FileProblemError(f"library={folder}: not a folder of `t2l train_library` (it has no {LIBRARY_RECORD})")
     record = read_json(folder / LIBRARY_RECORD)
-    if "spec" not in record:
+    if not isinstance(record, dict) or "spec" not in record:
         raise FileProblemError(f"{folder}: {LIBRARY_RECORD} describes no LoRA library (it has no spec)")
     return record
 

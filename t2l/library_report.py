@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l.console import print_table, print_wrapped
 from t2l.library import AdapterLibrary, library_record
 from t2l.lora import LoraSpec
 from t2l.methods.library import RECORD_FILE, MethodLibrary
@@ -109,34 +110,29 @@ def _quartiles(values: Sequence[float]) -> str:
 
 def print_library(report: LibraryReport, whole: bool) -> None:
     """Prints the summary, and the adapters: all of them, or those that are not sound."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
     shown = [*report.adapters, *report.static] if whole else report.problems
     if shown:
-        table = Table(title="adapters" if whole else "adapters that are not sound")
-        for column in ("task", "steps", "loss before", "final loss", "validation loss", "norm", "state"):
-            table.add_column(column)
+        header = ("task", "steps", "loss before", "final loss", "validation loss", "norm", "state")
+        rows = []
         for a in shown:
             numbers = [
                 "" if v is None else f"{v:.4g}" for v in (a.loss_before, a.final_loss, a.validation_loss, a.norm)
             ]
-            table.add_row(a.task, "" if a.steps is None else str(a.steps), *numbers, a.problem or "sound")
-        console.print(table)
+            rows.append([a.task, "" if a.steps is None else str(a.steps), *numbers, a.problem or "sound"])
+        print_table(header, rows, "adapters" if whole else "adapters that are not sound")
     sound = [a for a in report.adapters if not a.problem]
-    console.print(f"{report.folder}: {len(sound)} sound adapters of base model {report.record['base_model']}")
+    print_wrapped(f"{report.folder}: {len(sound)} sound adapters of base model {report.record['base_model']}")
     for key in ("steps", "loss_before", "final_loss", "validation_loss"):
         label = key.replace("_", " ")
-        console.print(f"  {label}: {_quartiles([v for a in sound if (v := getattr(a, key)) is not None])}")
-    console.print(f"  norm of scaling * BA: {_quartiles([a.norm for a in sound if a.norm is not None])}")
+        print_wrapped(f"  {label}: {_quartiles([v for a in sound if (v := getattr(a, key)) is not None])}")
+    print_wrapped(f"  norm of scaling * BA: {_quartiles([a.norm for a in sound if a.norm is not None])}")
     if "base_norm" not in report.record:
-        console.print(
+        print_wrapped(
             "  made by an older t2l: losses before training and the size of the base's weights are not recorded"
         )
-    console.print(f"  not sound: {len(report.problems)}; failed in training: {len(report.failed)}")
+    print_wrapped(f"  not sound: {len(report.problems)}; failed in training: {len(report.failed)}")
     for task, reason in sorted(report.failed.items()):
-        console.print(f"    {task}: {reason}")
+        print_wrapped(f"    {task}: {reason}")
 
 
 def failures(record: Mapping[str, Any]) -> dict[str, str]:

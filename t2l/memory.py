@@ -119,7 +119,9 @@ def activation_bytes(model_config: Any, config: BaseModelConfig, spec: LoraSpec,
     from transformers import AutoModelForCausalLM
 
     with _fake():
-        options = {} if config.attention is None else {"attn_implementation": config.attention}
+        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+        if config.attention is not None:
+            options["attn_implementation"] = config.attention
         model = freeze(AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, config.dtype), **options))
         weights = _zero_adapters(spec, step.rows, getattr(torch, step.adapter_dtype))
         ids = torch.ones(step.rows, step.length, dtype=torch.long)

@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,14 @@ class Merged:
     """whether the base's own files are quantised, and were dequantised"""
 
 
-def merge(adapter: Path, out: Path, base_model: str | None = None, dtype: str | None = None) -> Merged:
+def merge(
+    adapter: Path,
+    out: Path,
+    base_model: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Merged:
     """Merges a plain LoRA folder, t2l's or any other of PEFT's, into its base, and saves model, tokenizer and card.
 
     Args:
@@ -64,6 +71,8 @@ def merge(adapter: Path, out: Path, base_model: str | None = None, dtype: str | 
         out: folder to write, whole or not at all.
         base_model: folder or hub id of the base, or `mini`; None for the one that the adapter names.
         dtype: what the merged weights are stored in; None for what the base is stored in.
+        revision: commit, tag or branch of a base on the hub; None for the one that the adapter names, if any.
+        trust_remote_code: whether code that comes with the base may run.
 
     Raises:
         FileProblemError: a file is missing or damaged.
@@ -81,8 +90,9 @@ def merge(adapter: Path, out: Path, base_model: str | None = None, dtype: str | 
         raise ValueError(f"{adapter}: the adapter uses {', '.join(exotic)}: only plain LoRA can be merged")
     provenance = load_provenance(adapter) if (adapter / PROVENANCE_FILE).is_file() else {}
     name = base_model or _named_base(adapter, config, provenance)
-    revision = None if base_model else config.get("revision")
-    base, was_quantised, stored = _load_base(adapter, name, revision, provenance.get("base_fingerprint"))
+    revision = revision or (None if base_model else config.get("revision"))
+    source = BaseModelConfig(path=name, revision=revision, trust_remote_code=trust_remote_code)
+    base, was_quantised, stored = _load_base(adapter, source, provenance.get("base_fingerprint"))
     dtype = dtype or stored
     record = {
         "merged_by": "t2l merge",
@@ -105,10 +115,11 @@ def merge(adapter: Path, out: Path, base_model: str | None = None, dtype: str | 
         model.to(getattr(torch, dtype)).save_pretrained(temporary, save_original_format=not was_quantised)
         del model
         # read again: loading for t2l may have given the tokenizer a padding token
-        AutoTokenizer.from_pretrained(path, revision=revision).save_pretrained(temporary)
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        AutoTokenizer.from_pretrained(path, **options).save_pretrained(temporary)
         write_json(temporary / PROVENANCE_FILE, record)
         write_text(temporary / CARD_FILE, merged_card(record, out))
-        _check_saved(temporary, expected, device, adapter)
+        _check_saved(temporary, expected, device, adapter, trust_remote_code)
     return Merged(out, was_quantised)
 
 
@@ -132,11 +143,11 @@ def _check_base(adapter: Path, name: str, made_for: str | None, found: str | Non
         )
 
 
-def _load_base(adapter: Path, name: str, revision: str | None, made_for: str | None) -> tuple[BaseModel, bool, str]:
+def _load_base(adapter: Path, source: BaseModelConfig, made_for: str | None) -> tuple[BaseModel, bool, str]:
     """The adapter's base in float32, whether its files are quantised, and the dtype they are in."""
-    path = resolve_path(name)
-    _check_base(adapter, name, made_for, file_fingerprint(cached_snapshot(path, revision) or path))
-    settings = model_config(path, revision=revision)
+    name, path = source.path, resolve_path(source.path)
+    _check_base(adapter, name, made_for, file_fingerprint(cached_snapshot(path, source.revision) or path))
+    settings = model_config(path, source.trust_remote_code, source.revision)
     quantised = getattr(settings, "quantization_config", None)
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised.quant_method
@@ -145,7 +156,7 @@ def _load_base(adapter: Path, name: str, revision: str | None, made_for: str | N
                 f"{name} holds weights quantised by {method}: merge into the model that they were made from"
             )
     # bitsandbytes dequantises where it loaded the weights, which is the GPU where there is one.
-    base = load_base_model(BaseModelConfig(path=name, revision=revision, device="auto" if quantised else "cpu"))
+    base = load_base_model(replace(source, device="auto" if quantised else "cpu"))
     _check_base(adapter, name, made_for, base.fingerprint)
     if quantised:
         base.model.dequantize(torch.float32)
@@ -250,11 +261,12 @@ def _apart(found: Tensor, expected: Tensor) -> float:
     return difference.item() if difference.isfinite() else math.inf
 
 
-def _check_saved(folder: Path, expected: Tensor, device: torch.device, adapter: Path) -> None:
+def _check_saved(folder: Path, expected: Tensor, device: torch.device, adapter: Path, trust_remote_code: bool) -> None:
     """Raises ValueError unless the model in a folder gives the logits of the one that was to be saved."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).to(device)
     apart = _apart(sample_logits(freeze(model)), expected)
     if apart > TOLERANCE:
         raise ValueError(

@@ -127,6 +127,11 @@ def model_config(path: str, trust_remote_code: bool = False, revision: str | Non
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code, revision=revision)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise ValueError(
+                f"base_model.path={path} brings Python code of its own, which runs only when told to: read it, then set "
+                "base_model.trust_remote_code=true"
+            ) from error
         known = sorted(f.name.replace("--", "/") for f in shipped.iterdir() if f.is_dir()) if shipped else []
         raise FileProblemError(
             f"base_model.path={path}: no config of it in the local cache or on the hub ({str(error).splitlines()[0]}); "

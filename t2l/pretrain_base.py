@@ -24,6 +24,11 @@ from t2l.suites.word_lists import WordListRule, all_rules
 from t2l.tasks import IGNORE_INDEX, Example, tokenize_examples
 
 log = logging.getLogger(__name__)
+BASE_FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja", "README.md",
+)  # fmt: skip
+"""what a base model's folder holds"""
 
 
 @dataclass

@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from t2l import suites, verbs
 from t2l.adapter_io import load_adapter
 from t2l.base_model import load_base_model
 from t2l.conditions import conditions_for, trained_in
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
+from t2l.console import print_table
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import view_split
 from t2l.evaluation.code_runner import as_configured
@@ -47,7 +47,7 @@ def _unseen_split(suite: TaskSuite) -> str:
     return next((name for name, split in suite.splits.items() if split.tasks and not trained & {*split.tasks}), "train")
 
 
-def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
+def _show_one(config: QuickstartConfig, folder: Path) -> None:
     """Generates an adapter for a task never trained on, loads it back from disk and lets it answer."""
     suite = suites.build(config.suite)
     split = _unseen_split(suite)
@@ -63,13 +63,11 @@ def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
     limits = (config.evaluation.max_new_tokens, config.evaluation.batch_size)
     bare = greedy_answers(base, questions, None, None, *limits)
     adapted = greedy_answers(base, questions, spec, load_adapter(out, spec), *limits)
-    table = Table(title=f"generated from: {description!r} (split {split})")
-    for column in ("input", "base alone", "with the generated adapter", "right answer"):
-        table.add_column(column)
-    for before, after in zip(bare, adapted, strict=True):
-        table.add_row(before.question.input, before.answer, after.answer, after.question.reference)
-    console.print(table)
-    console.print(f"PEFT adapter folder: {out}")
+    pairs = zip(bare, adapted, strict=True)
+    rows = [(before.question.input, before.answer, after.answer, after.question.reference) for before, after in pairs]
+    header = ("input", "base alone", "with the generated adapter", "right answer")
+    print_table(header, rows, f"generated from: {description!r} (split {split})")
+    print(f"PEFT adapter folder: {out}")
 
 
 @as_configured
@@ -117,5 +115,5 @@ def quickstart(config: QuickstartConfig) -> None:
         )
     )
     console.rule("5/5 one generated adapter at work")
-    _show_one(config, folder, console)
+    _show_one(config, folder)
     print_report(cells, folder)

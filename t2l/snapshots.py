@@ -9,7 +9,6 @@ unchanged settings it comes out bit for bit.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2l.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from t2l.files import atomic_folder, read_json, read_tensors, remove_folder, write_json, write_tensors
 from t2l.lora import LoraWeights, concatenate
 from t2l.slots import Slot, SlotTrainer, TrainingJob, WaitingSlot, initial_adapter
 
@@ -99,6 +98,10 @@ def _weights(trainer: SlotTrainer, tensors: Mapping[str, Tensor], prefix: str) -
     )
 
 
+SNAPSHOT_FILES = ("trainer.safetensors", "trainer.json")
+"""what a snapshot's folder holds"""
+
+
 class Snapshots:
     """The state of a trainer on disk, whole or absent.
 
@@ -125,7 +128,7 @@ class Snapshots:
     def save(self, trainer: SlotTrainer) -> None:
         """Writes the trainer's state in place of an earlier one."""
         record, tensors = take_snapshot(trainer)
-        with atomic_folder(self.folder) as temporary:
+        with atomic_folder(self.folder, SNAPSHOT_FILES) as temporary:
             # An adapter that diverges is told from the others when it ends, and until then it is none of their business.
             write_tensors(temporary / "trainer.safetensors", tensors, finite=False)
             write_json(temporary / "trainer.json", {"identity": self.identity, **record})
@@ -149,4 +152,4 @@ class Snapshots:
 
     def remove(self) -> None:
         """Deletes the snapshot: there is nothing left to go on with."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder, SNAPSHOT_FILES)

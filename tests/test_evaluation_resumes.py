@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import random_adapters
 from small_run import SMALL
 from test_contenders import generated
@@ -77,6 +78,7 @@ class World:
 
     def contenders(self) -> list[Contender]:
         few = FewShotConfig(examples=2, steps=2, tasks_at_once=2)
+        torch.manual_seed(0)
         text = generated(self.spec, self.encoder, self.bank)
         return [
             Base(), InContext(2, False), LibraryMean(self.library, self.tasks[:6]),
@@ -116,7 +118,7 @@ def facts(cells: Sequence[Cell]) -> list[Any]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("alive_for", [5, 14])
+@pytest.mark.parametrize("alive_for", [11, 30])
 def test_killed_again_and_again_ends_with_the_same_cells(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive_for: int
 ) -> None:
@@ -136,8 +138,8 @@ def test_killed_again_and_again_ends_with_the_same_cells(
                     stream.write(
                         '{"batch": "write 4: [0, 1',
                     )
-        assert deaths < 200
-    assert deaths > 3
+        assert deaths < 50
+    assert deaths >= 3
     assert facts(cells) == facts(whole)
     assert not [p for p in (tmp_path / "run").rglob("*") if p.name.endswith((".batches.jsonl", ".adapters", ".tmp"))]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.encoder.cache import EmbeddingCache
 from t2l.encoder.interface import Embedder
-from t2l.encoder.last_token import LastTokenEmbedder
+from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig, LastTokenEmbedder
 from t2l.encoder.one_hot import OneHotConfig, OneHotEmbedder
 from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
 from t2l.encoder.sentence import EncoderConfig, SentenceEmbedder
@@ -39,11 +39,13 @@ def check(config: AnyEncoderConfig | OwnEncoderConfig | None) -> None:
 def _embedder(
     config: AnyEncoderConfig, base: BaseModel | None, base_config: BaseModelConfig | None, tasks: Sequence[Task]
 ) -> Embedder:
-    if isinstance(config, EncoderConfig):
+    if type(config) is EncoderConfig:
         return SentenceEmbedder(config)
-    if isinstance(config, OneHotConfig):
+    if type(config) is OneHotConfig:
         return OneHotEmbedder(config, tasks)
-    return LastTokenEmbedder(config, base, base_config)
+    if type(config) is BaseModelEncoderConfig or type(config) is CausalLMEncoderConfig:
+        return LastTokenEmbedder(config, base, base_config)
+    raise ValueError(f"encoder: there is none for the config {type(config).__name__}")
 
 
 class TaskEncoder:

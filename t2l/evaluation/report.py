@@ -14,7 +14,7 @@ from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
 from t2l.evaluation.statistics import Estimate, recovered_fraction
-from t2l.files import write_bytes, write_json, write_text
+from t2l.files import write_own
 from t2l.manifest import Overlap
 
 HEADLINE_SEEDS = 3
@@ -24,6 +24,9 @@ REDUNDANT_WHY = (
     "the base model could read the task's description in its own prompt, so a score does not show that the adapter "
     "followed it"
 )
+FIGURES = ("scores", "controls", "costs", "style", "scale", "confidence", "map", "norms")
+REPORT_FILES = ("report.json", "report.md", "report.html", "answers.jsonl", *(f"{name}.png" for name in FIGURES))
+"""what a report's folder holds"""
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def write_answers(path: Path, cells: Sequence[Cell]) -> None:
                     "score": a.score,
                 }
                 lines.append(json.dumps(record))
-    write_text(path, "\n".join(lines) + "\n")
+    write_own(path, "\n".join(lines) + "\n")
 
 
 def in_context_formats(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
@@ -354,6 +357,8 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
 def _some(names: Sequence[str], most: int = 10) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
 class FigureError(ValueError):
     """A figure of a report could not be drawn; everything else of the report is there."""
 
@@ -363,7 +368,9 @@ def write_report(folder: Path, found: Findings) -> dict[str, Any]:
 
     Returns what report.json holds.
 
-    Raises FigureError where a figure could not be drawn, when all the rest is written.
+    Raises:
+        FileProblemError: files of these names are not t2l's (`check_own` of REPORT_FILES tells before).
+        FigureError: a figure could not be drawn; all the rest is written.
     """
     from t2l.evaluation.figures import draw_figures
     from t2l.evaluation.page import page
@@ -371,16 +378,16 @@ def write_report(folder: Path, found: Findings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     data = report_data(found)
     write_answers(folder / "answers.jsonl", found.cells)
-    write_json(folder / "report.json", data)
+    write_own(folder / "report.json", json.dumps(data, indent=2) + "\n")
     text = report_text(found, data)
-    write_text(folder / "report.md", text)
+    write_own(folder / "report.md", text)
     figures, failed = draw_figures(found, data)
     for name, image in figures.items():
-        write_bytes(folder / f"{name}.png", image)
+        write_own(folder / f"{name}.png", image)
     for name in failed:
         text = text.replace(f"![{name}]({name}.png)", f"(The figure {name} could not be drawn.)")
-    write_text(folder / "report.md", text)
-    write_text(folder / "report.html", page(text, figures))
+    write_own(folder / "report.md", text)
+    write_own(folder / "report.html", page(text, figures))
     if failed:
         name, problem = next(iter(failed.items()))
         raise FigureError(

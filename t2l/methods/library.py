@@ -40,6 +40,8 @@ class MethodLibrary:
                 f"{folder} is not a folder of `t2l train_library method=...` (it has no {RECORD_FILE})"
             )
         record = read_json(folder / RECORD_FILE)
+        if not isinstance(record, dict) or not {"method", "settings", "base_fingerprint"} <= record.keys():
+            raise FileProblemError(f"{folder / RECORD_FILE} is no record of `t2l train_library method=...`")
         return cls(folder, from_settings(record["method"], record["settings"]), record["base_fingerprint"])
 
     def path(self, task: str) -> Path:
