@@ -28,6 +28,13 @@ def portable(path: str | Path, keep: int = 1) -> str:
     return str(Path(*path.parts[-keep:]))
 
 
+ASKED = {
+    "hidden": "It was trained to do without its description: ask questions in the suite's format, and leave the description out.",
+    "shown": "It was trained with a description before each question: put it there, on a line of its own, as in the suite.",
+}
+"""how an adapter wants to be asked, by `prompt.definition`"""
+
+
 def adapter_card(spec: LoraSpec, provenance: Mapping[str, Any], folder: Path, problems: Sequence[str]) -> str:
     """The `README.md` of a generated adapter: where it comes from, what to expect of it, how to load it.
 
@@ -49,7 +56,9 @@ def adapter_card(spec: LoraSpec, provenance: Mapping[str, Any], folder: Path, pr
         _section("What to expect of it", _confidence(provenance.get("confidence"))),
         _section("Geometry", _geometry(spec)),
         _loading(spec, base, portable(folder), problems),
-        _section("Limits", _limits(provenance.get("definition", "hidden"))),
+        _section(
+            "Limits", [*_limits(provenance.get("definition", "hidden")), *_conditions(provenance.get("conditions"))]
+        ),
         _licence(provenance.get("licence")),
     ]
     return _card("peft", base, provenance.get("licence"), TAGS, sections)
@@ -74,6 +83,10 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         facts[-1] = (
             "The base's own files are quantised (bitsandbytes): its weights were dequantised, its rounding is in them"
         )
+    if record.get("untied"):
+        facts.append(
+            "The base's output embedding was its input embedding; the adapter changes only the output, so here they are two"
+        )
     sections, tags = ["# Base model with a LoRA adapter merged into its weights"], ["lora", "merge"]
     if adapter.get("description"):
         tags = [*TAGS, "merge"]
@@ -90,7 +103,11 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         _block("python", code),
         _section(
             "Limits",
-            ["Nothing was scored after merging, neither the adapter's task nor what else the base could do."],
+            [
+                "Nothing was scored after merging, neither the adapter's task nor what else the base could do.",
+                *([ASKED[adapter["definition"]]] if "definition" in adapter else []),
+                *(_conditions(adapter["conditions"]) if "conditions" in adapter else []),
+            ],
         ),
         _licence(adapter.get("licence")),
     ]
@@ -139,7 +156,7 @@ def _confidence(confidence: Mapping[str, Any] | None) -> list[str]:
         f"{confidence['distance']:.3g}"
     )
     if confidence["expected_score"] is None:
-        return ["Expected score: not calibrated (`t2l evaluate` calibrates a checkpoint)", where]
+        return ["Expected score: not calibrated (`t2l evaluate keep_calibration=true` calibrates a checkpoint)", where]
     return [
         f"Expected score: {confidence['expected_score']:.2f} of 1, calibrated on descriptions of held-out tasks",
         where,
@@ -196,16 +213,30 @@ def _vllm(spec: LoraSpec, base: str, adapter: str, problems: Sequence[str]) -> l
 
 
 def _limits(definition: str) -> list[str]:
-    asked = {
-        "hidden": "It was trained to do without its description: ask questions in the suite's format, and leave the description out.",
-        "shown": "It was trained with a description before each question: put it there, on a line of its own, as in the suite.",
-    }
     return [
         "No example of the task was seen when it was made, and it was not tried on any: score it before relying on it.",
         "It belongs to the base with the fingerprint above. On another base of the same shapes it loads without a word and "
         "means nothing.",
-        asked[definition],
+        ASKED[definition],
     ]
+
+
+def _conditions(conditions: Mapping[str, Any] | None) -> list[str]:
+    """How the base was loaded and prompted when the hypernetwork, or its library, was trained."""
+    if conditions is None:
+        return [
+            "How the base was loaded when it was trained (dtype, quantisation, values of its chat template): not recorded."
+        ]
+    storage = conditions.get("dtype", "float32")
+    if conditions.get("quantization", "none") != "none":
+        storage += f", quantised ({conditions['quantization']})"
+    said = [f"It was trained on the base in {storage}; under another storage scores may differ."]
+    if conditions.get("template_values"):
+        values = ", ".join(f"`{k}={json.dumps(v)}`" for k, v in conditions["template_values"].items())
+        said.append(f"The base's chat template was given {values}: give it the same.")
+    if conditions.get("date"):
+        said.append(f"Where the base's chat template prints a date, it printed {conditions['date']}.")
+    return said
 
 
 def _licence(licence: str | None) -> str:

@@ -15,13 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors, write_text
+from t2l.files import (
+    FileProblemError,
+    atomic_folder,
+    check_finite,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from t2l.lora import LoraSpec, LoraWeights, Scaling
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PROVENANCE_FILE = "t2l.json"
 CARD_FILE = "README.md"
+TRAINING_DATA_FILE = "training_data.safetensors"
+"""hashes of the rows that a library's adapter was trained on (`manifest.Manifest`)"""
 
 PLAIN_KEYS = frozenset(
     "peft_type peft_version task_type auto_mapping base_model_name_or_path revision inference_mode r lora_alpha use_rslora "
@@ -85,8 +96,9 @@ def save_adapter(
     base_path: str,
     provenance: Mapping[str, Any],
     card: str | None = None,
+    training_data: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes one adapter as a PEFT folder, whole or not at all.
+    """Writes one adapter as a PEFT folder, whole or not at all; in place of one that t2l wrote and nobody changed.
 
     Args:
         weights: a batch of exactly one adapter.
@@ -94,14 +106,22 @@ def save_adapter(
             that `AutoPeftModelForCausalLM.from_pretrained(folder)` finds it from any working directory of this machine.
         provenance: where the adapter comes from; kept beside it in `t2l.json`.
         card: text of the model card, `README.md`; None for none.
+        training_data: what it was trained on, as hashes; None where it was not trained on rows.
+
+    Raises:
+        FileProblemError: a value is not finite, or the folder holds what t2l did not write or what was changed since.
+        ValueError: weights of another geometry, or of more than one adapter.
     """
     tensors = adapter_tensors(spec, weights)
+    check_finite(tensors, str(folder))
     with atomic_folder(folder) as temporary:
         write_tensors(temporary / WEIGHTS_FILE, tensors)
         write_json(temporary / CONFIG_FILE, peft_config(spec, base_path))
         write_json(temporary / PROVENANCE_FILE, dict(provenance))
         if card is not None:
             write_text(temporary / CARD_FILE, card)
+        if training_data is not None:
+            write_tensors(temporary / TRAINING_DATA_FILE, training_data)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

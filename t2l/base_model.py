@@ -7,7 +7,6 @@ nothing is allocated.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from t2l.base_tokenizer import check_date, fit_tokenizer, freeze_date, set_template_values
+from t2l.decoding import note_overridden_decoding
 from t2l.distributed import local_device, shard
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
 from t2l.model_files import cached_snapshot, file_fingerprint, resolve_path
@@ -52,6 +53,8 @@ class BaseModelConfig:
     than torch"""
     template_values: dict[str, Any] = field(default_factory=dict)
     """values that the tokenizer's chat template is given beside the messages, like enable_thinking: false"""
+    date: str = "2025-01-01"
+    """date (ISO 8601) that chat templates print as today's, frozen so that prompts do not change from day to day"""
     trust_remote_code: bool = False
     """whether code that comes with the model may run"""
     shard: bool = False
@@ -62,6 +65,7 @@ class BaseModelConfig:
             raise ValueError("base_model.shard=true needs base_model.quantization=none: quantised layers replicate")
         if not self.path:
             raise ValueError("base_model.path is empty: give a folder, a hub id or 'mini'")
+        check_date(self.date)
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"base_model.dtype must be float32, bfloat16 or float16, not {self.dtype!r}")
 
@@ -102,6 +106,14 @@ class BaseModel:
     name: str
     path: str
     fingerprint: str
+    overridden_decoding: Mapping[str, Any] = field(default_factory=dict)
+    """what its generation_config.json says of decoding and is not used (`decoding.plain_decoding`)"""
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that fit into the base's context, beside the virtual ones that a method puts before the input."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else found - virtual_tokens(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +126,12 @@ class BaseModel:
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         own = named if isinstance(named, list) else [named]
         return list(dict.fromkeys(i for i in (self.tokenizer.eos_token_id, *own) if i is not None))
+
+
+def virtual_tokens(model: Any) -> int:
+    """Positions before the input that a method of PEFT takes (prefix tuning, prompt tuning); 0 for a bare model."""
+    config: Any = getattr(model, "active_peft_config", None)
+    return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 
 
 def hash_parameters(model: nn.Module) -> str:
@@ -175,9 +193,9 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"base_model.path={config.path}: a weight file is damaged ({error})") from error
-    _set_template_values(tokenizer, config.template_values)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    freeze_date(tokenizer, config.date)
+    set_template_values(tokenizer, config.template_values)
+    fit_tokenizer(tokenizer, model, config.path)
     if config.quantization is Quantization.none:
         model = model.to(device)
     for module in model.modules():
@@ -186,8 +204,9 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
             module.support_avx512bf16_for_cpu = False
     commit = getattr(model.config, "_commit_hash", None)
     fingerprint = file_fingerprint(cached_snapshot(path, commit) or path) or hash_parameters(model)
+    overridden = note_overridden_decoding(model, config.path)
     model = freeze(model)
-    return BaseModel(shard(model) if config.shard else model, tokenizer, config.path, path, fingerprint)
+    return BaseModel(shard(model) if config.shard else model, tokenizer, config.path, path, fingerprint, overridden)
 
 
 @contextmanager
@@ -236,11 +255,20 @@ def label_logits(
     [labels, vocabulary] instead of [rows, length, vocabulary]; whatever the model does to its logits
     afterwards (soft-capping, scaling) applies as always. Labels are aligned with the input ids: the
     position before a label predicts it; `at` gives (row, position) of those before labels, where that is known.
+    Hidden states of virtual tokens before the input (prompt tuning) are not counted.
+
+    Raises ValueError where the model hands on fewer positions than it was given.
     """
     rows, positions = at if at is not None else (labels[:, 1:] != ignore_index).nonzero(as_tuple=True)
 
     def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][rows, positions].unsqueeze(0), *args[1:])
+        offset = args[0].shape[1] - input_ids.shape[1]
+        if offset < 0:
+            raise ValueError(
+                f"{type(model).__name__} gives its output embedding {args[0].shape[1]} positions of {input_ids.shape[1]}: "
+                "there is no telling which they are"
+            )
+        return (args[0][rows, positions + offset].unsqueeze(0), *args[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(pick)  # type: ignore[operator]
     try:
@@ -248,20 +276,6 @@ def label_logits(
     finally:
         handle.remove()
     return LabelLogits(logits[0], labels[:, 1:][rows, positions], rows)
-
-
-def _set_template_values(tokenizer: Any, values: Mapping[str, Any]) -> None:
-    """Gives a tokenizer's chat template values of its own, so that every use of it has them."""
-    if not values:
-        return
-    if not isinstance(tokenizer.chat_template, str):
-        raise ValueError("base_model.template_values: this base has no chat template to give them to")
-    given = "".join(f"{{%- set {name} = {_as_jinja(value)} -%}}" for name, value in values.items())
-    tokenizer.chat_template = given + tokenizer.chat_template
-
-
-def _as_jinja(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else json.dumps(value)
 
 
 def _quantization_config(config: BaseModelConfig) -> Any:
@@ -277,12 +291,16 @@ def _quantization_config(config: BaseModelConfig) -> Any:
     )
 
 
-def meta_model(config: Any) -> nn.Module:
-    """The architecture of a Hugging Face config on the meta device: shapes without weights."""
+def meta_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
+    """The architecture of a Hugging Face config on the meta device: shapes without weights.
+
+    Args:
+        trust_remote_code: whether code that comes with the config may run.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:

@@ -1,14 +1,16 @@
 """Checkpoints of hypernetworks: safetensors and JSON, written whole or not at all, loaded strictly.
 
 A run keeps `checkpoints/step-000200/` with `hypernetwork.safetensors`, `trainer.safetensors` (optimiser
-moments and the state of torch's generator) and `checkpoint.json` (architecture, spec, what it was
-trained on). A step's folder appears under its name only when it is complete.
+moments and the states of all random generators, of every process) and `checkpoint.json` (architecture, spec, what it was
+trained on, which step is the best so far). A step's folder appears under its name only when it is complete. There are
+at most two: the last, from which a run goes on, and the best, if the run is validated.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,22 @@ from torch import Tensor
 
 from t2l import encoder as encoders
 from t2l import hypernetwork as hypernetworks
-from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from t2l import random_state
+from t2l.files import FileProblemError, atomic_folder, read_json, read_tensors, remove_folder, write_json, write_tensors
 from t2l.hypernetwork import Hypernetwork, HypernetworkConfig
 from t2l.lora import LoraSpec
 from t2l.manifest import Manifest
+from t2l.model_files import earlier_fingerprint_hint
+from t2l.seeding import generator_for
+from t2l.selection import Selection
+from t2l.soundness import refuse_wild
 
+log = logging.getLogger(__name__)
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
 TRAINING_DATA = "training_data.safetensors"
 """hashes of what was trained on, and where each training task's descriptions lie"""
+OWN_FILES = (RECORD, WEIGHTS, TRAINER, TRAINING_DATA)
+"""what a checkpoint's folder holds"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,10 @@ class CheckpointRecord:
     """suite, its content hash, tasks and phrasing set that training used"""
     encoder: dict[str, Any] | None = None
     """config of the encoder (`TaskEncoder.to_json`); None in checkpoints made before it was recorded"""
+    conditions: dict[str, Any] | None = None
+    """how the base was loaded and prompted (`conditions.conditions_of`); None in checkpoints made before it was recorded"""
+    selection: Selection | None = None
+    """which step is the best so far, by what and on what; None where nothing was validated"""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -52,6 +66,7 @@ class CheckpointRecord:
             **vars(self),
             "hypernetwork": hypernetworks.config_to_json(self.hypernetwork),
             "spec": self.spec.to_json(),
+            "selection": None if self.selection is None else self.selection.to_json(),
         }
 
     @classmethod
@@ -62,6 +77,7 @@ class CheckpointRecord:
                 **data,
                 "hypernetwork": hypernetworks.config_from_json(data["hypernetwork"]),
                 "spec": LoraSpec.from_json(data["spec"]),
+                "selection": Selection.from_json(data["selection"]) if data.get("selection") else None,
             }
         )
 
@@ -101,9 +117,9 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     parameters = _parameters(optimizer)
     for key, value in tensors.items():
-        kind, index, name = key.split(".", 2)
-        if kind != "optimizer":
+        if not key.startswith("optimizer."):
             continue
+        _, index, name = key.split(".", 2)
         p = parameters[int(index)]
         is_count = value.ndim == 0 and not value.is_floating_point()
         on_device = value if name == "step" else value.to(p.device)
@@ -116,46 +132,91 @@ def save_checkpoint(
     hypernetwork: Hypernetwork,
     optimizer: torch.optim.Optimizer,
     training_data: TrainingData | None = None,
+    states: Sequence[Mapping[str, Tensor]] = (),
 ) -> Path:
-    """Writes the checkpoint of a step and removes earlier ones. Returns its folder."""
+    """Writes the checkpoint of a step and removes earlier ones, except for the best. Returns its folder.
+
+    Args:
+        states: of the random generators (`random_state.capture`), of each process; empty for this one's.
+
+    Raises ValueError if the weights have exploded; what was written before stays.
+    """
+    refuse_wild(hypernetwork.parameters(), "trainer.lr")
     folder = run_folder / "checkpoints" / f"step-{record.step:06d}"
-    with atomic_folder(folder) as temporary:
+    of_ranks = [*states] or [random_state.capture()]
+    with atomic_folder(folder, OWN_FILES) as temporary:
         write_tensors(temporary / WEIGHTS, hypernetwork.state_dict())
-        trainer = {"torch_generator": torch.get_rng_state(), **_optimizer_tensors(optimizer)}
-        write_tensors(temporary / TRAINER, trainer)
+        random = {f"random.{rank}.{key}": state for rank, kept in enumerate(of_ranks) for key, state in kept.items()}
+        write_tensors(temporary / TRAINER, {**random, **_optimizer_tensors(optimizer)})
         if training_data is not None:
             tensors = {**training_data.manifest.tensors(), "centres": training_data.centres}
             write_tensors(temporary / TRAINING_DATA, tensors)
         write_json(temporary / RECORD, record.to_json())
-    for older in _complete(run_folder):
-        if older != folder:
-            shutil.rmtree(older)
+    best = record.selection.best_step if record.selection is not None else None
+    for step, older in _complete(run_folder).items():
+        if step not in (record.step, best):
+            remove_folder(older, OWN_FILES)
     return folder
 
 
-def _complete(run_folder: Path) -> list[Path]:
-    return sorted(p.parent for p in (run_folder / "checkpoints").glob(f"step-*/{RECORD}"))
+def _complete(run_folder: Path) -> dict[int, Path]:
+    """The complete checkpoints of a run by their step, in ascending order."""
+    found = ((re.fullmatch(r"step-(\d+)", p.parent.name), p.parent) for p in run_folder.glob(f"checkpoints/*/{RECORD}"))
+    return dict(sorted((int(name[1]), folder) for name, folder in found if name is not None))
 
 
 def latest_checkpoint(run_folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
-    return max(_complete(run_folder), default=None)
+    """The complete checkpoint of a run with the most steps, or None: the one that a run goes on from."""
+    return next(reversed(_complete(run_folder).values()), None)
+
+
+def _best_checkpoint(run_folder: Path, latest: Path) -> Path | None:
+    """The checkpoint that validation chose, or None where nothing was validated."""
+    selection = load_record(latest).selection
+    if selection is None or selection.best_step is None:
+        return None
+    best = _complete(run_folder).get(selection.best_step)
+    if best is None:
+        raise FileProblemError(
+            f"checkpoint {run_folder}: the best one, step {selection.best_step}, is not there any more; "
+            f"for the last write {run_folder}:last"
+        )
+    return best
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """A checkpoint folder from itself or from its run's folder.
+    """A checkpoint folder from itself or from its run's folder: wherever a checkpoint is asked for, this is what is meant.
+
+    A run's folder means the checkpoint that validation chose if there was validation, else the last one. `RUN:best` and
+    `RUN:last` ask for one of the two, and a checkpoint's own folder (`RUN/checkpoints/step-000200`) for that very one.
 
     Raises FileProblemError where there is neither.
     """
     if (folder / RECORD).is_file():
         return folder
-    found = latest_checkpoint(folder)
-    if found is None:
-        reason = "holds no checkpoint" if folder.is_dir() else "does not exist"
+    name, _, which = str(folder).rpartition(":")
+    run, which = (Path(name), which) if which in ("best", "last") and not folder.exists() else (folder, "")
+    latest = latest_checkpoint(run)
+    if latest is None:
+        reason = "holds no checkpoint" if run.is_dir() else "does not exist"
         raise FileProblemError(
-            f"checkpoint {folder} {reason}: give a run folder of `t2l train` or its checkpoint folder"
+            f"checkpoint {folder} {reason}: give a run folder of `t2l train`, RUN:best, RUN:last, or a checkpoint folder"
         )
-    return found
+    best = _best_checkpoint(run, latest) if which != "last" else None
+    if best is None and which == "best":
+        raise FileProblemError(f"checkpoint {folder}: nothing was validated in that run, so no checkpoint is its best")
+    return best or latest
+
+
+def how_chosen(folder: Path) -> str:
+    """How a checkpoint folder relates to the others of its run, in words: the best by what, or the last."""
+    record = load_record(folder)
+    of_run = _complete(folder.parent.parent) if folder.parent.name == "checkpoints" else {}
+    newest = load_record(next(reversed(of_run.values()))) if folder in of_run.values() else record
+    if newest.selection is None:
+        which = "the last" if record.step == newest.step else "an earlier one"
+        return f"{which}, step {record.step} (nothing was validated)"
+    return newest.selection.text(record.step, newest.step)
 
 
 def load_record(folder: Path) -> CheckpointRecord:
@@ -184,14 +245,41 @@ def _load_strictly(model: Hypernetwork, folder: Path) -> None:
         raise FileProblemError(f"{folder / WEIGHTS} does not fit its record: {str(error).splitlines()[0]}") from None
 
 
-def resume(folder: Path, hypernetwork: Hypernetwork, optimizer: torch.optim.Optimizer) -> int:
-    """Restores hypernetwork, optimiser and generator state. Returns the number of steps already done."""
+def resume(
+    folder: Path,
+    hypernetwork: Hypernetwork,
+    optimizer: torch.optim.Optimizer,
+    rank: int = 0,
+    size: int = 1,
+    seed: int = 0,
+) -> CheckpointRecord:
+    """Restores hypernetwork, optimiser and this process's random generators. Returns the checkpoint's record."""
     record = load_record(folder)
     _load_strictly(hypernetwork, folder)
     trainer = read_tensors(folder / TRAINER)
-    torch.set_rng_state(trainer.pop("torch_generator"))
+    _restore_random(trainer, rank, size, f"{seed}:{record.step}")
     _restore_optimizer(optimizer, trainer)
-    return record.step
+    return record
+
+
+def _restore_random(trainer: Mapping[str, Tensor], rank: int, size: int, key: str) -> None:
+    """The random states of a process; checkpoints of earlier versions have torch's, of the CPU, of one process alone."""
+    states: dict[int, dict[str, Tensor]] = (
+        {0: {"torch": trainer["torch_generator"]}} if "torch_generator" in trainer else {}
+    )
+    for name, state in trainer.items():
+        if name.startswith("random."):
+            _, owner, what = name.split(".", 2)
+            states.setdefault(int(owner), {})[what] = state
+    if len(states) != size and rank == 0:
+        log.warning(
+            "the checkpoint was written by %d process(es), and %d go on: dropout differs from an uninterrupted run",
+            len(states), size,
+        )  # fmt: skip
+    if rank in states:
+        random_state.restore(states[rank])
+    else:
+        torch.manual_seed(int(generator_for("process", key, rank).integers(2**62)))
 
 
 def check_fits(record: CheckpointRecord, base_fingerprint: str, encoder_identity: str, where: str) -> None:
@@ -200,6 +288,7 @@ def check_fits(record: CheckpointRecord, base_fingerprint: str, encoder_identity
         raise ValueError(
             f"{where} was trained for another base model ({record.base_name}, fingerprint "
             f"{record.base_fingerprint[:12]}); this base has fingerprint {base_fingerprint[:12]}"
+            f"{earlier_fingerprint_hint(record.base_fingerprint, base_fingerprint)}"
         )
     if record.encoder_identity != encoder_identity:
         how = "it does not say which: pass the encoder=... it was trained with"
@@ -208,6 +297,19 @@ def check_fits(record: CheckpointRecord, base_fingerprint: str, encoder_identity
         raise ValueError(
             f"{where} was trained with another sentence encoder (identity {record.encoder_identity[:12]}); "
             f"this encoder has {encoder_identity[:12]}; {how}"
+        )
+
+
+def check_goes_on(
+    record: CheckpointRecord, base_fingerprint: str, encoder_identity: str, suite_sha256: str, run_folder: Path
+) -> None:
+    """Raises ValueError unless a run's checkpoint was trained on this base, encoder and data: settings name them alike."""
+    check_fits(record, base_fingerprint, encoder_identity, f"what {run_folder} goes on from")
+    found = record.trained_on.get("suite_sha256", suite_sha256)
+    if found != suite_sha256:
+        raise ValueError(
+            f"{run_folder} was trained on other data under the same settings (suite {found[:12]}, now {suite_sha256[:12]}): "
+            "choose another run_dir, or restore the data"
         )
 
 

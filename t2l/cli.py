@@ -10,14 +10,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from t2l.console import fail, print_table, print_wrapped
+from t2l.overrides import is_override
 
 HYDRA_VERBS = {
-    "quickstart": "the whole path in one run, on the embedded world unless told otherwise",
-    "train_library": "train an oracle LoRA per task, many at a time, and the multi-task LoRA",
-    "train": "train a hypernetwork (objective=sft or objective=reconstruction)",
+    "quickstart": "the whole path in one run, on the embedded world by default",
+    "train_library": "train an oracle LoRA per task, and the multi-task LoRA",
+    "train": "train a hypernetwork, by SFT or by reconstruction",
     "evaluate": "score contenders on every split and write a report",
-    "compare_methods": "train every adaptation method on the same tasks and write the table",
+    "compare_methods": "train every adaptation method on the same tasks, one table",
     "describe": "write descriptions of tasks with a language model",
     "pretrain_base": "pretrain the mini base model from scratch",
 }
@@ -26,33 +29,31 @@ PLAIN_VERBS = {
     "library": "verify and summarise the adapters of a library",
     "compare": "reports side by side, with differences paired by example",
     "merge": "add an adapter to its base's weights and save the model",
-    "plan": "what `t2l train` would train, its sizes, and whether a step fits into memory",
+    "plan": "what `t2l train` would train, its sizes, whether a step fits",
 }
 MULTI_PROCESS_VERBS = ("train", "train_library")
 HELP = f"""t2l: from the description of a task to a LoRA adapter
 
 usage: t2l VERB [key=value ...] [-m] [--cfg job]
-       t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE] [key=value ...]
+       t2l generate "DESCRIPTION" ... --checkpoint DIR --out DIR [--file FILE]
+                    [key=value ...]
        t2l library DIR [--list] [--json]
        t2l compare RUN RUN ... [--json] [--by-name]
        t2l merge ADAPTER --out DIR [--base-model PATH] [--dtype DTYPE]
+                 [--revision REV] [--trust-remote-code]
        t2l plan [key=value ...] [--json]
 
 verbs:
 {chr(10).join(f"  {verb:<15} {text}" for verb, text in (HYDRA_VERBS | PLAIN_VERBS).items())}
 
-Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration, `t2l train
-experiment=mini_sft seed=1` changes it, `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
-`torchrun --nproc-per-node N -m t2l VERB ...` runs {" and ".join(MULTI_PROCESS_VERBS)} in N processes.
+Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration,
+`t2l train experiment=mini_sft seed=1` changes it, and
+`t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps.
+A run without a folder of its own (run_dir=DIR) gets a dated one in runs/VERB/;
+the same command finds it again and goes on there.
+`torchrun --nproc-per-node N -m t2l VERB ...` runs {" and ".join(MULTI_PROCESS_VERBS)}
+in N processes.
 """
-
-
-def fail(message: str) -> NoReturn:
-    """Prints one line on standard error and exits with code 2."""
-    line = " ".join(str(message).split())
-    if os.environ.get("RANK", "0") == "0":  # of several processes, which fail alike, one speaks
-        print(f"t2l: error: {line}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,98 +76,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(f"unknown verb {verb!r}: choose from {', '.join(HYDRA_VERBS | PLAIN_VERBS)}")
 
 
-def _friendly(error: BaseException) -> str:
-    """Hydra's and OmegaConf's composition errors as one line that helps."""
-    import dataclasses
-    import difflib
-
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-        kind = cause.object_type
-        allowed = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-        near = difflib.get_close_matches(str(cause.key), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = f" (it has {', '.join(allowed)})" if allowed else " (a new key of a mapping is added with + before it)"
-        return f"unknown config key {cause.full_key or cause.key!s}{hint}{known}"
-    if isinstance(cause, OmegaConfBaseException):
-        return f"config value for {cause.full_key!s}: {str(cause).splitlines()[0]}"
-    return str(error)
-
-
 def _compose(verb: str, overrides: Sequence[str]) -> Any:
     """The verb's config object. Exits with code 2 where it does not compose or validate."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from t2l.settings import compose_settings
 
-    from t2l.config import config_folder, register
-
-    register()
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return OmegaConf.to_object(compose(verb, overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(_friendly(error))
+        return compose_settings(verb, overrides)
     except ValueError as error:
         fail(str(error))
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _validate(verb: str, rest: Sequence[str]) -> None:
-    """Composes every configuration a command asks for, before any of them runs."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra._internal.utils import get_args_parser
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parsed = get_args_parser().parse_args(list(rest))
-    if parsed.hydra_help or parsed.help or parsed.info:
-        return
-    try:
-        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
-    except HydraException as error:
-        fail(str(error))
-    batches = BasicSweeper.split_arguments(overrides, None)[0] if parsed.multirun else [parsed.overrides]
-    for batch in batches:
-        _compose(verb, [o for o in batch if not o.startswith("hydra")])
 
 
 def _run_with_hydra(verb: str, rest: Sequence[str]) -> None:
-    from t2l.config import config_folder
+    from t2l.command import Job, read_command, run_once, run_sweep
 
-    _validate(verb, rest)
-    rest = [*rest, *_process_overrides(verb)]
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and verb not in MULTI_PROCESS_VERBS:
+        several = ", ".join(MULTI_PROCESS_VERBS)
+        fail(f"{verb} runs in one process: start it without torchrun; in several run {several}")
+    try:
+        command = read_command(verb, rest)
+    except ValueError as error:
+        fail(str(error))
 
-    def job(config: DictConfig) -> None:
-        settings: Any = OmegaConf.to_object(config)
-        if hasattr(settings, "run_dir") and settings.run_dir is None:
-            settings.run_dir = HydraConfig.get().runtime.output_dir
-        _guarded(verb, settings)
+    def launch(words: list[str], job: Job) -> None:
+        import hydra
 
-    sys.argv = ["t2l", *rest]
-    hydra.main(config_path=str(config_folder()), config_name=verb, version_base="1.3")(job)()
+        from t2l.config import config_folder
 
+        sys.argv = ["t2l", *words]
+        hydra.main(config_path=str(config_folder()), config_name=verb, version_base="1.3")(job)()
 
-def _process_overrides(verb: str) -> list[str]:
-    """What a process of torchrun tells Hydra: all but the main one leave records and logs to it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return []
-    if verb not in MULTI_PROCESS_VERBS:
-        fail(f"{verb} runs in one process: start it without torchrun; in several run {', '.join(MULTI_PROCESS_VERBS)}")
-    if os.environ.get("RANK", "0") == "0":
-        return []
-    return ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    if command is None or command.shows_only:
+        launch(list(rest) if command is None else command.words, Job(verb, _run_verb))
+        return
+    try:
+        (run_sweep if command.is_sweep else run_once)(command, _run_verb, launch)
+    except ValueError as error:
+        fail(str(error))
 
 
 def _quiet_libraries() -> None:
@@ -182,39 +127,51 @@ def _quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _guarded(verb: str, settings: Any) -> None:
-    """Runs a verb; a ValueError becomes one line and exit code 2."""
+def _run_verb(verb: str, settings: Any) -> None:
+    """Runs a verb. Raises ValueError for what the user can mend."""
     _quiet_libraries()
-    try:
-        if verb == "quickstart":
-            from t2l.quickstart import quickstart
+    if verb == "quickstart":
+        from t2l.quickstart import quickstart
 
-            quickstart(settings)
-        elif verb == "compare_methods":
-            from t2l.compare_methods import compare_methods
+        quickstart(settings)
+    elif verb == "compare_methods":
+        from t2l.compare_methods import compare_methods
 
-            compare_methods(settings)
-        elif verb == "evaluate" and settings.harness is not None:
-            from t2l.evaluate_harness import evaluate_with_harness
-            from t2l.evaluation.harness_report import print_harness
+        compare_methods(settings)
+    elif verb == "evaluate" and settings.harness is not None:
+        from t2l.evaluate_harness import evaluate_with_harness
+        from t2l.evaluation.harness_report import print_harness
 
-            print_harness(evaluate_with_harness(settings), Path(settings.run_dir))
-        elif verb == "evaluate":
-            from t2l.evaluate import evaluate, print_report
+        print_harness(evaluate_with_harness(settings), Path(settings.run_dir))
+    elif verb == "evaluate":
+        from t2l.evaluate import evaluate, print_report
 
-            print_report(evaluate(settings), Path(settings.run_dir))
-        elif verb in MULTI_PROCESS_VERBS:
-            from t2l import verbs
-            from t2l.distributed import world
+        print_report(evaluate(settings), Path(settings.run_dir))
+    elif verb in MULTI_PROCESS_VERBS:
+        from t2l import verbs
+        from t2l.distributed import world
 
-            with world() as processes:
-                getattr(verbs, verb)(settings, processes)
-        else:
-            from t2l import verbs
+        with world() as processes:
+            settings.run_dir = processes.gather(settings.run_dir)[0]  # the main process decided on it
+            made = getattr(verbs, verb)(settings, processes)
+        if verb == "train_library":
+            _end_training(made, processes.is_main)
+    else:
+        from t2l import verbs
 
-            getattr(verbs, verb)(settings)
-    except ValueError as error:
-        fail(str(error))
+        getattr(verbs, verb)(settings)
+
+
+def _end_training(folder: Path, is_main: bool) -> None:
+    """Ends with exit code 1 and one line if a task of a library failed or there is no adapter at all."""
+    from t2l.library_report import training_outcome
+
+    outcome = training_outcome(folder)
+    if outcome.is_complete:
+        return
+    if is_main:
+        print(f"t2l: incomplete: {outcome.summary}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def _generate(rest: Sequence[str]) -> None:
@@ -227,7 +184,7 @@ def _generate(rest: Sequence[str]) -> None:
     parser.add_argument("--file", help="text file with one description per line")
     parser.add_argument("--base-model", dest="base", help="base the adapters are for (default: the checkpoint's)")
     parsed = parser.parse_intermixed_args(list(rest))
-    overrides = [w for w in parsed.words if _is_override(w)]
+    overrides = [w for w in parsed.words if is_override(w)]
     config = _compose("generate", overrides)
     config.checkpoint = parsed.checkpoint or config.checkpoint
     config.out = parsed.out or config.out
@@ -237,7 +194,7 @@ def _generate(rest: Sequence[str]) -> None:
     _quiet_libraries()
     try:
         made = generate(
-            config, [w for w in parsed.words if not _is_override(w)], Path(parsed.file) if parsed.file else None
+            config, [w for w in parsed.words if not is_override(w)], Path(parsed.file) if parsed.file else None
         )
     except ValueError as error:
         fail(str(error))
@@ -299,7 +256,12 @@ def _compare(rest: Sequence[str]) -> None:
         fail(str(error))
     for note in found.notes:
         print(f"t2l: note: {note}", file=sys.stderr)
-    print(json.dumps(found.rows, indent=2) if parsed.json else comparison_table(found))
+    if parsed.json:
+        print(json.dumps(found.rows, indent=2))
+        return
+    table = [line.strip("|").split("|") for line in comparison_table(found).splitlines() if line.startswith("|")]
+    header, _, *lines = [[cell.strip().replace("_", " ") for cell in line] for line in table]
+    print_table(header, lines)
 
 
 def _plan(rest: Sequence[str]) -> None:
@@ -320,7 +282,11 @@ def _plan(rest: Sequence[str]) -> None:
         found = plan(config)
     except ValueError as error:
         fail(str(error))
-    print(json.dumps(found.to_json(), indent=2) if parsed.json else plan_text(found))
+    if parsed.json:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    for line in plan_text(found).splitlines():
+        print_wrapped(line, indent=14)
 
 
 def _merge(rest: Sequence[str]) -> None:
@@ -336,23 +302,23 @@ def _merge(rest: Sequence[str]) -> None:
     parser.add_argument("--out", required=True, help="folder to write; it must be empty or not there")
     parser.add_argument("--base-model", help="folder or hub id of the base (default: the one the adapter names)")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: what the base is stored in)")
+    parser.add_argument("--revision", help="commit, tag or branch of a base on the hub")
+    parser.add_argument(
+        "--trust-remote-code", dest="trust", action="store_true", help="let Python code that comes with the base run"
+    )
     parsed = parser.parse_args(list(rest))
     _quiet_libraries()
     from t2l.merge import merge
 
     try:
-        merged = merge(Path(parsed.adapter), Path(parsed.out), parsed.base_model, parsed.dtype)
+        merged = merge(
+            Path(parsed.adapter), Path(parsed.out), parsed.base_model, parsed.dtype, parsed.revision, parsed.trust
+        )
     except ValueError as error:
         fail(str(error))
     print(merged.folder)
     if merged.was_quantised:
         print("t2l: the base's files are quantised: its weights were dequantised before merging", file=sys.stderr)
-
-
-def _is_override(word: str) -> bool:
-    """Whether a word of the command line is a Hydra override (`key=value` without spaces before the =)."""
-    key, separator, _ = word.partition("=")
-    return bool(separator) and bool(key) and all(c.isalnum() or c in "._@+~" for c in key)
 
 
 if __name__ == "__main__":

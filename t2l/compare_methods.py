@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from t2l import suites, verbs
 from t2l.config import CompareMethodsConfig, EvaluateConfig, TrainLibraryConfig
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import Cell, view_split
+from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.scoring import check_scorable
+from t2l.library_report import training_outcome
+
+log = logging.getLogger(__name__)
 
 
 def _train(config: CompareMethodsConfig, folder: Path, name: str, tasks: list[str]) -> Path:
@@ -26,6 +31,15 @@ def _train(config: CompareMethodsConfig, folder: Path, name: str, tasks: list[st
     )
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a method came out on every task; it is said if not, and the table does without it."""
+    outcome = training_outcome(folder)
+    if not outcome.is_complete:
+        log.warning("%s is left out of the table, since some tasks failed: %s", folder.name, ", ".join(outcome.failed))
+    return outcome.is_complete
+
+
+@as_configured
 def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
     """Trains what is missing, scores everything, prints and writes the report. Returns the scored cells.
 
@@ -40,7 +54,10 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
             check_scorable(task)
     tasks = list(dict.fromkeys(task.name for view in views for task in view.tasks))
     library = _train(config, folder, "batched_lora", tasks) if "oracle" in config.contenders else None
-    trained = [_train(config, folder, name, tasks) for name in config.methods]
+    trained = [path for name in config.methods if _is_whole(path := _train(config, folder, name, tasks))]
+    contenders = config.contenders
+    if library is not None and not _is_whole(library):
+        library, contenders = None, [c for c in contenders if c != "oracle"]
     cells = evaluate(
         EvaluateConfig(
             base_model=config.base_model,
@@ -50,8 +67,9 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
             evaluation=config.evaluation,
             library=None if library is None else str(library),
             method_libraries=[str(path) for path in trained],
-            contenders=config.contenders,
+            contenders=contenders,
             splits=config.splits,
+            allow_code_execution=config.allow_code_execution,
             seed=config.seed,
             run_dir=str(folder),
         )

@@ -66,7 +66,8 @@ class Calibration:
 
     def __call__(self, distance: Sequence[float] | Tensor) -> list[float]:
         """The score to expect, in [0, 1], for each distance."""
-        return np.interp(np.asarray(distance, dtype=float), self.distance, self.score).tolist()
+        apart = distance.cpu() if isinstance(distance, Tensor) else distance
+        return np.interp(np.asarray(apart, dtype=float), self.distance, self.score).tolist()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""

@@ -7,12 +7,13 @@ against these types, and `OmegaConf.to_object` turns the result into them once, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from t2l import methods
 from t2l.base_model import BaseModelConfig, LoraConfig
+from t2l.conditions import RULES, ScoredPromptConfig
 from t2l.describe import DescribeConfig, EndpointConfig, LocalModelConfig
 from t2l.encoder import (
     BaseModelEncoderConfig,
@@ -71,7 +72,7 @@ class TrainLibraryConfig:
     seed: int = 0
     """decides initial weights and data order"""
     run_dir: str | None = None
-    """folder of the library; None names it after the overrides"""
+    """folder of the library; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         check_layers(self.lora, {"method": self.method})
@@ -93,17 +94,22 @@ class TrainConfig:
     library: str | None = None
     """folder of `t2l train_library`; the reconstruction objective needs it"""
     descriptions_per_task: int = 48
-    """training descriptions of each task that are used"""
+    """training descriptions of each task that are used; validation looks at those beyond"""
+    init_from: str | None = None
+    """run or checkpoint folder of `t2l train` (or RUN:best, RUN:last) whose weights and statistics this run starts from,
+    with a fresh optimiser; None: fresh weights"""
     seed: int = 0
     """decides initial weights and sampling"""
     run_dir: str | None = None
-    """folder of the run; None names it after the overrides"""
+    """folder of the run; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         if self.descriptions_per_task < 1:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
         if isinstance(self.objective, ReconstructionConfig) and not self.library:
             raise ValueError("objective=reconstruction needs library=DIR, a folder of `t2l train_library`")
+        if self.trainer.select_by == "validation/distance" and not isinstance(self.objective, ReconstructionConfig):
+            raise ValueError("trainer.select_by=validation/distance is for objective=reconstruction")
         self._check_encoder()
 
     def _check_encoder(self) -> None:
@@ -161,7 +167,8 @@ class EvaluateConfig:
 
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     encoder: Any = None
-    """what embeds the descriptions; None, like encoder=own, means the first checkpoint's own"""
+    """what embeds the descriptions; None, like encoder=own, means each checkpoint's own (and without checkpoints
+    minilm_layers)"""
     suite: Any = None
     training_suite: Any = None
     """suite whose split train was trained on, where it is not the scored one: suite@training_suite=NAME"""
@@ -169,12 +176,15 @@ class EvaluateConfig:
     evaluation: BoardConfig = field(default_factory=BoardConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     composition: CompositionConfig = field(default_factory=CompositionConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
+    prompt: ScoredPromptConfig = field(default_factory=ScoredPromptConfig)
+    conditions: str = "trained"
+    """trained: what was trained is scored with the template values, dtype, quantization, date and definition of its training,
+    whatever base_model says; given: as configured, and the report lists what is otherwise than in training"""
     library: str | None = None
     """folder of `t2l train_library`, for contenders made of its adapters"""
     checkpoints: list[str] = field(default_factory=list)
-    """run or checkpoint folders of `t2l train`; each is a contender named by its objective, with its controls, and
-    those that differ in nothing but their seed are one"""
+    """run or checkpoint folders of `t2l train`, or RUN:best and RUN:last (`checkpoint.find_checkpoint`); each is a contender
+    named by its objective, with its controls, and those that differ in nothing but their seed are one"""
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(CONTENDERS))
@@ -184,12 +194,18 @@ class EvaluateConfig:
     """None for t2l's own board, or the lm-evaluation-harness (harness=lm_eval) on `tasks`"""
     tasks: list[str] = field(default_factory=list)
     """tasks of the harness"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1, and the harness's
+    humaneval and mbpp); such
+    code can do harm, so give it a sandbox"""
     splits: list[str] | None = None
     """splits to score; None means all"""
     robustness_split: str | None = "unseen_combination"
     """split whose descriptions are rewritten in other styles and whose adapters are scaled; None for neither"""
     confidence: bool = True
-    """whether to calibrate the confidence of generated adapters, and to leave it with each run for `t2l generate`"""
+    """whether to calibrate the confidence of generated adapters, for the report"""
+    keep_calibration: bool = False
+    """whether to leave that with each checkpoint for `t2l generate`; one of fewer tasks never replaces one of more"""
     validation_split: str | None = None
     """split that checkpoints or settings were chosen on, where they were; it is not scored"""
     descriptions_per_task: int = 48
@@ -197,7 +213,7 @@ class EvaluateConfig:
     seed: int = 0
     """decides which tasks, descriptions and shuffles are scored"""
     run_dir: str | None = None
-    """folder of the report; None names it after the overrides"""
+    """folder of the report; None makes a dated one in runs/"""
 
     def __post_init__(self) -> None:
         self._check_harness()
@@ -215,9 +231,19 @@ class EvaluateConfig:
             )
         if self.descriptions_per_task < 1:
             raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
+        if self.conditions not in RULES:
+            raise ValueError(f"conditions must be trained or given, not {self.conditions!r}")
+        calibrates = self.confidence and "generated" in self.contenders and self.harness is None
+        if self.keep_calibration and not calibrates:
+            raise ValueError(
+                "keep_calibration=true keeps what is calibrated on generated adapters: it needs confidence=true, generated "
+                "among the contenders, and t2l's own board (no harness)"
+            )
 
     def _check_harness(self) -> None:
-        if not isinstance(self.harness, HarnessConfig):
+        if self.harness is not None and not isinstance(self.harness, HarnessConfig):
+            raise ValueError(f"harness: there is none of the kind {type(self.harness).__name__}")
+        if self.harness is None:
             if self.tasks:
                 raise ValueError("tasks=[...] are tasks of the harness: add harness=lm_eval, or give splits=[...]")
             return
@@ -234,13 +260,6 @@ class EvaluateConfig:
                 f"contenders: {other[0]} cannot be scored by the harness; choose from {', '.join(HARNESS_CONTENDERS)}"
             )
 
-    @property
-    def selection(self) -> str:
-        """How checkpoints were chosen, for the report."""
-        if self.validation_split is None:
-            return "none (the last checkpoint of each run)"
-        return f"on the split {self.validation_split}, which is not scored"
-
 
 @dataclass
 class GenerateConfig:
@@ -249,7 +268,7 @@ class GenerateConfig:
     encoder: Any = None
     """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
     checkpoint: str = ""
-    """run or checkpoint folder of `t2l train`"""
+    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last"""
     out: str = ""
     """folder to write; several descriptions get numbered folders inside it"""
     base_model: str | None = None
@@ -283,6 +302,9 @@ class CompareMethodsConfig:
     evaluation: BoardConfig = field(default_factory=BoardConfig)
     splits: list[str] = field(default_factory=lambda: ["train"])
     """splits whose scored tasks are trained, on their own training examples"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
+    code can do harm, so give it a sandbox"""
     seed: int = 0
     """decides the tasks, initial values and data order"""
     run_dir: str | None = None
@@ -295,6 +317,9 @@ class CompareMethodsConfig:
             raise ValueError(f"contenders: unknown {unknown[0]!r} here; choose from {', '.join(allowed)}")
         if not self.methods:
             raise ValueError("methods is empty: name at least one, like +method@methods.dora=dora")
+        unknown = [name for name, m in self.methods.items() if not is_dataclass(m)]
+        if unknown:
+            raise ValueError(f"methods.{unknown[0]} is no method: choose one, like +method@methods.{unknown[0]}=dora")
         if any(isinstance(m, methods.BatchedLoraConfig) for m in self.methods.values()):
             raise ValueError("methods: batched_lora is the contender `oracle`, set by lora.* and training.*")
         check_layers(self.lora, {f"methods.{name}": method for name, method in self.methods.items()})
@@ -322,6 +347,9 @@ class QuickstartConfig:
         default_factory=lambda: ["base", "prompted", "formal_code", "multi_task", "oracle", "generated"]
     )
     """which contenders to score"""
+    allow_code_execution: bool = False
+    """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
+    code can do harm, so give it a sandbox"""
     descriptions_per_task: int = 48
     """training descriptions of each task that are used"""
     seed: int = 0
@@ -351,11 +379,9 @@ def config_folder() -> Path:
 
 
 def register() -> None:
-    """Registers schemas and resolvers with Hydra; safe to call again."""
+    """Registers schemas with Hydra; safe to call again."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
     store = ConfigStore.instance()
     for verb, root in ROOTS.items():
         store.store(name=f"{verb}_schema", node=root)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,22 @@ from t2l.checkpoint import (
     find_checkpoint,
     load_record,
     load_training_data,
-    own_encoder,
 )
+from t2l.conditions import ScoredPromptConfig, conditions_for, trained_in
+from t2l.confidence import Calibration
 from t2l.config import FROM_LIBRARY, EvaluateConfig
-from t2l.encoder import OwnEncoderConfig, TaskEncoder
+from t2l.decoding import describe_decoding
+from t2l.encoder import TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map
 from t2l.evaluation.board import Board, Cell, view_split
 from t2l.evaluation.calibration import calibrate
+from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter
-from t2l.evaluation.conditioning import CONDITIONS, DescriptionBank, Generated
+from t2l.evaluation.conditioning import CONDITIONS, Generated
 from t2l.evaluation.contenders import (
     Base,
     Contender,
     FormalCode,
-    InContext,
     MethodOracle,
     MultiTask,
     Oracle,
@@ -40,23 +43,33 @@ from t2l.evaluation.contenders import (
     training_examples,
 )
 from t2l.evaluation.costs import Making, cost_row, mean_usage
+from t2l.evaluation.data_checks import DataChecks
+from t2l.evaluation.encoders import Encoders
 from t2l.evaluation.identity import identity, library_recipe, method_recipe, of_checkpoint
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.recipes import recipe_names
-from t2l.evaluation.report import Findings, score_table, write_report
+from t2l.evaluation.report import REPORT_FILES, Findings, write_report
 from t2l.evaluation.robustness import robustness
-from t2l.evaluation.scoring import check_scorable
+from t2l.evaluation.scoring import check_code, check_scorable
+from t2l.evaluation.selected import selection_text, splits_to_score
 from t2l.evaluation.settings import decisive_settings
 from t2l.evaluation.store import CellStore, Ledger
+from t2l.evaluation.summary import summary_lines
 from t2l.few_shot import FewShot, Refined
-from t2l.files import write_json
-from t2l.generate import CONFIDENCE_FILE, load_generator
-from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library
-from t2l.manifest import Overlap, refuse, suite_manifest
+from t2l.files import check_own, read_json
+from t2l.generate import load_generator
+from t2l.kept_calibration import check_writable, keep_calibration
+from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
+from t2l.manifest import suite_manifest
+from t2l.methods.library import RECORD_FILE as METHOD_RECORD
 from t2l.methods.library import MethodLibrary
 from t2l.run import environment
+from t2l.tasks import TaskSuite
 
 log = logging.getLogger(__name__)
+LEARN_FROM_TASK = ("icl", "prompted_icl", "few_shot", "refined", "lorahub")
+"""contenders that are given a scored task's own training examples"""
 FROM_TRAINING_TASKS = {"library_mean", "nearest", "arrow", "lorahub", "generated", "refined"}
 
 
@@ -69,6 +82,8 @@ class _Checkpoint:
     record: CheckpointRecord
     training_data: TrainingData | None
     name: str
+    encoder: TaskEncoder
+    """its own, unless one is asked for"""
     generated: list[Generated]
 
     @property
@@ -81,19 +96,26 @@ class Evaluation:
     """What the parts of one evaluation share."""
 
     def __init__(self, config: EvaluateConfig) -> None:
-        self.config, self.suite = config, suites.build(config.suite)
-        self.base = load_base_model(config.base_model)
-        self.library = open_library(Path(config.library), self.base) if config.library else None
-        self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
-        names = config.splits if config.splits is not None else [n for n, s in self.suite.splits.items() if s.tasks]
+        self.suite = suites.build(config.suite)
+        trained = trained_in(config.checkpoints, config.library, config.method_libraries)
+        self.conditions = conditions_for(config.conditions, config.base_model, config.prompt.definition, trained)
+        prompt = ScoredPromptConfig(self.conditions.definition)
+        self.config = config = replace(config, base_model=self.conditions.base_model, prompt=prompt)
+        names = splits_to_score(self.suite, config.splits, config.checkpoints)
         self.views = [
             view_split(self.suite, name, config.evaluation, config.seed, config.prompt.is_shown) for name in names
         ]
+        for task in {t.name: t for view in self.views for t in view.tasks}.values():
+            check_code(task)
         self.trained = suites.build(config.training_suite) if config.training_suite is not None else self.suite
         self.training_tasks = list(self.trained.split("train").tasks) if "train" in self.trained.splits else []
         self._check_training_tasks()
-        self._encoder: TaskEncoder | None = None
-        self._bank: DescriptionBank | None = None
+        self.data = self.check_data(self.suite, self.views)
+        self.base = load_base_model(config.base_model)
+        self.library = open_library(Path(config.library), self.base) if config.library else None
+        self.spec = self.library.spec if self.library is not None else lora_spec(self.base.model, config.lora)
+        tasks = self.trained.select(self.training_tasks)
+        self.encoders = Encoders(config.encoder, self.base, config.base_model, tasks, config.descriptions_per_task)
         self.checkpoints = self._load_checkpoints() if config.checkpoints else []
 
     def _check_training_tasks(self) -> None:
@@ -105,46 +127,49 @@ class Evaluation:
                 "has none: name the suite that was trained on, suite@training_suite=NAME"
             )
 
-    @property
-    def encoder(self) -> TaskEncoder:
-        """What embeds descriptions, made when first asked for: the encoder asked for, else the first checkpoint's own."""
-        if self._encoder is None:
-            chosen = self.config.encoder
-            is_own = chosen is None or isinstance(chosen, OwnEncoderConfig)
-            if is_own and self.config.checkpoints:
-                chosen = own_encoder(load_record(find_checkpoint(Path(self.config.checkpoints[0]))), chosen)
-            tasks = self.trained.select(self.training_tasks)
-            self._encoder = TaskEncoder(chosen, self.base, self.config.base_model, tasks)
-        return self._encoder
+    def check_data(self, suite: TaskSuite, views: Sequence[SplitView], is_strict: bool = True) -> DataChecks:
+        """What scored splits of a suite share with training. Raises ValueError where a split is not what it claims.
+
+        Args:
+            is_strict: whether what was trained on unknown rows of other data is refused, too.
+        """
+        config, few = self.config, self.config.few_shot
+        checks = DataChecks(suite, self.trained, views, is_strict)
+        for path in config.checkpoints:
+            checks.checkpoint(path)
+            if config.keep_calibration:
+                check_writable(find_checkpoint(Path(path)))
+        if config.library:
+            checks.library(config.library, config.contenders, self.training_tasks)
+        for path in config.method_libraries:
+            checks.method_library(path)
+        asked = {c: few.shots if c in ("icl", "prompted_icl") else few.examples for c in LEARN_FROM_TASK}
+        checks.own_examples({c: n for c, n in asked.items() if c in config.contenders})
+        return checks
 
     @property
-    def bank(self) -> DescriptionBank:
-        """Training descriptions of the training tasks."""
-        if self._bank is None:
-            tasks = self.trained.select(self.training_tasks)
-            self._bank = DescriptionBank.of(self.encoder, tasks, self.config.descriptions_per_task)
-        return self._bank
+    def encoder(self) -> TaskEncoder:
+        """What compares descriptions for contenders without a checkpoint: the encoder asked for, else the first one's own."""
+        paths = self.config.checkpoints
+        return self.encoders.of(load_record(find_checkpoint(Path(paths[0]))) if paths else None)
 
     def _load_checkpoints(self) -> list[_Checkpoint]:
         paths = self.config.checkpoints
-        generators = [load_generator(Path(path), self.encoder, self.base.fingerprint) for path in paths]
+        used = [self.encoders.of(load_record(find_checkpoint(Path(path)))) for path in paths]
+        loaded = zip(paths, used, strict=True)
+        generators = [load_generator(Path(path), encoder, self.base.fingerprint) for path, encoder in loaded]
         names = recipe_names([(g.record, g.checkpoint) for g in generators])
         made = []
         for path, name, generator in zip(paths, names, generators, strict=True):
-            trained_with = generator.record.trained_on.get("definition", "hidden")
-            if trained_with != self.config.prompt.definition:
-                log.warning(
-                    "checkpoint %s was trained with prompt.definition=%s, and is scored with %s",
-                    path, trained_with, self.config.prompt.definition,
-                )  # fmt: skip
-            hypernetwork = generator.hypernetwork.to(self.base.device)
+            hypernetwork, encoder = generator.hypernetwork.to(self.base.device), generator.encoder
+            bank = self.encoders.bank(encoder)
             contenders = [
-                Generated(f"generated_{name}", c, hypernetwork, self.encoder, self.bank, self.config.seed)
+                Generated(f"generated_{name}", c, hypernetwork, encoder, bank, self.config.seed)
                 for c in CONDITIONS
-                if c != "random_text" or self.encoder.reads_any_text
+                if c != "random_text" or encoder.reads_any_text
             ]
-            folder = generator.checkpoint
-            made.append(_Checkpoint(path, folder, generator.record, load_training_data(folder), name, contenders))
+            folder, record = generator.checkpoint, generator.record
+            made.append(_Checkpoint(path, folder, record, load_training_data(folder), name, encoder, contenders))
         return made
 
     def contenders(self) -> list[Contender]:
@@ -165,12 +190,12 @@ class Evaluation:
         return {
             "base": lambda: [Base()],
             "prompted": lambda: [Prompted()],
-            "icl": lambda: [InContext(few.shots, with_description=False)],
-            "prompted_icl": lambda: [InContext(few.shots, with_description=True)],
+            "icl": lambda: [InContext(self.base, few.shots, False, config.evaluation, few.format_rows)],
+            "prompted_icl": lambda: [InContext(self.base, few.shots, True, config.evaluation, few.format_rows)],
             "formal_code": lambda: [FormalCode()],
             "library_mean": lambda: [LibraryMean(library().adapters, self.training_tasks)],
             "multi_task": lambda: [MultiTask(library().static, MULTI_TASK)],
-            "nearest": lambda: [NearestAdapter(library().adapters, self.bank, self.encoder)],
+            "nearest": lambda: [NearestAdapter(library().adapters, self.encoders.bank(self.encoder), self.encoder)],
             "arrow": lambda: [
                 ArrowRouting(library().adapters, self.training_tasks, self.base, config.composition.arrow_top_k)
             ],
@@ -183,6 +208,7 @@ class Evaluation:
                     few.examples,
                     few.tasks_at_once,
                     seed,
+                    few.max_length,
                 )
             ],
             "few_shot": lambda: [FewShot(self.base, self.spec, few, seed)],
@@ -202,8 +228,9 @@ class Evaluation:
         for view in self.views:
             if "generated" in asked and len(view.tasks) < 2:
                 raise ValueError(f"split {view.name!r} has {len(view.tasks)} task(s): shuffling descriptions needs two")
-            if asked & {"generated", "refined", "nearest"} and not self.encoder.reads_any_text:
-                self.encoder.encode_groups(view.descriptions)
+            for encoder in self._asked_encoders():
+                if not encoder.reads_any_text:
+                    encoder.encode_groups(view.descriptions)
             for task in view.tasks:
                 check_scorable(task)
                 if "formal_code" in asked and task.formal_code is None:
@@ -217,18 +244,11 @@ class Evaluation:
                 "robustness_split=%s is no split of suite %s: styles and scales are left out", split, self.suite.name
             )
 
-    def check_data(self) -> list[Overlap]:
-        """What scored splits share with training data. Raises ValueError where a split is not what it claims."""
-        found: list[Overlap] = []
-        for checkpoint in self.checkpoints:
-            if checkpoint.training_data is None:
-                log.warning("checkpoint %s does not say what it was trained on: overlap not checked", checkpoint.path)
-                continue
-            for view in self.views:
-                overlaps = checkpoint.training_data.manifest.overlaps(self.suite, view.name)
-                refuse(overlaps, checkpoint.path)
-                found.extend(overlaps)
-        return list(dict.fromkeys(found))
+    def _asked_encoders(self) -> list[TaskEncoder]:
+        """Those that embed descriptions of the scored tasks."""
+        asked = set(self.config.contenders)
+        of_checkpoints = [c.encoder for c in self.checkpoints] if asked & {"generated", "refined"} else []
+        return list(dict.fromkeys([*of_checkpoints, *([self.encoder] if "nearest" in asked else [])]))
 
     def costs(self, contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """A row per contender."""
@@ -282,31 +302,41 @@ class Evaluation:
     def robustness(self, board: Board) -> dict[str, Any]:
         """Styles and scales on the configured split."""
         view = next((v for v in self.views if v.name == self.config.robustness_split), None)
-        if view is None or not self.checkpoints or not self.encoder.reads_any_text:
-            return {}
-        return robustness(board, [c.matched for c in self.first_of_each()], view)
+        readers = [c.matched for c in self.first_of_each() if c.encoder.reads_any_text]
+        return robustness(board, readers, view) if view is not None and readers else {}
 
     def confidence(self, cells: Sequence[Cell]) -> dict[str, Any]:
-        """Calibrates the confidence of every checkpoint that says where its training tasks lie.
-
-        It is left with the checkpoint's run, unless the base could read the description, too: what such scores say of
-        a description does not hold where the adapter alone knows it.
-        """
+        """Calibrates the confidence of every checkpoint that says where its training tasks lie."""
         found: dict[str, Any] = {}
-        if not self.encoder.reads_any_text:
-            return found
         for checkpoint in self.checkpoints:
             data = checkpoint.training_data
-            if data is None or not any(v.name != "train" for v in self.views):
+            if data is None or not checkpoint.encoder.reads_any_text or not any(v.name != "train" for v in self.views):
+                log.info("checkpoint %s: no confidence to calibrate (no held-out split, or no record)", checkpoint.path)
                 continue
             number = [c for c in self.checkpoints if c.name == checkpoint.name].index(checkpoint)
             calibration = calibrate(
-                checkpoint.matched, data.centres, checkpoint.record.step, cells, number, self.encoder, self.config.seed
-            )
-            if not self.config.prompt.is_shown:
-                write_json(checkpoint.folder.parent.parent / CONFIDENCE_FILE, calibration.to_json())
+                checkpoint.matched, data.centres, checkpoint.record.step, cells, number, checkpoint.encoder,
+                self.config.seed,
+            )  # fmt: skip
+            if self.config.keep_calibration:
+                self._keep(checkpoint, calibration)
             found.setdefault(checkpoint.matched.name, dict(calibration.about))
         return found
+
+    def _keep(self, checkpoint: _Checkpoint, calibration: Calibration) -> None:
+        """Leaves a calibration with its checkpoint, unless the scores do not hold for how the adapters will be used."""
+        if self.config.prompt.is_shown or not self.conditions.is_as_trained:
+            why = (
+                "the base read the descriptions, too"
+                if self.config.prompt.is_shown
+                else "scored otherwise than trained"
+            )
+            log.warning("calibration of %s not kept: %s", checkpoint.path, why)
+            return
+        suite = {"suite": self.suite.name, "suite_sha256": self.suite.content_hash()}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {**calibration.about, **suite, "date": date}
+        log.info("%s", keep_calibration(checkpoint.folder, replace(calibration, about=about)))
 
     def map(self) -> dict[str, Any]:
         """Where each checkpoint's adapters lie beside the oracles of the same training tasks."""
@@ -346,16 +376,20 @@ class Evaluation:
             "manifest": suite_manifest(suite),
             "library": library_record(Path(config.library)) if config.library else None,
             "checkpoints": {c.path: _checkpoint_provenance(c.record) for c in self.checkpoints},
-            "unchecked": [c.path for c in self.checkpoints if c.training_data is None],
+            "unchecked": self.data.unchecked,
+            "data_notes": self.data.notes,
+            "conditions": self.conditions.to_json(),
             "method_libraries": {m: MethodLibrary.open(Path(m)).record() for m in config.method_libraries},
-            "selection": config.selection,
-            "decoding": "greedy",
+            "selection": selection_text({c.path: c.folder for c in self.checkpoints}, config.validation_split),
+            "decoding": describe_decoding(base.overridden_decoding),
             "environment": environment(),
         }
 
 
 def _checkpoint_provenance(record: CheckpointRecord) -> Mapping[str, Any]:
-    keys = ("step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on")
+    keys = (
+        "step", "objective", "hypernetwork", "base_fingerprint", "encoder_identity", "trained_on", "conditions", "selection",
+    )  # fmt: skip
     return {k: record.to_json()[k] for k in keys}
 
 
@@ -372,6 +406,7 @@ def _method_oracles(config: EvaluateConfig, base: BaseModel) -> list[Contender]:
     return made
 
 
+@as_configured
 def evaluate(config: EvaluateConfig) -> list[Cell]:
     """Scores contenders on splits and writes the report. Returns the scored cells.
 
@@ -380,14 +415,17 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
+    folder = Path(config.run_dir)
+    check_report_folder(folder)
+    check_own(folder, REPORT_FILES)
     torch.manual_seed(config.seed)
-    ledger = Ledger(Path(config.run_dir), decisive_settings(config))
+    ledger = Ledger(folder, decisive_settings(config))
     parts = Evaluation(config)
+    config = parts.config
     parts.check_tasks()
-    overlaps = parts.check_data()
     contenders = parts.contenders()
     ledger.start({"base_model": parts.base.fingerprint, "suite": parts.suite.content_hash()})
-    store = CellStore(Path(config.run_dir))
+    store = CellStore(folder)
     if already := store.finished():
         log.info("%s has %d finished cells: what is asked for again is taken from there", config.run_dir, already)
     board = Board(parts.base, parts.spec, config.evaluation, config.seed, store)
@@ -403,15 +441,22 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
         seed=config.seed,
         costs=parts.costs(contenders, cells),
         identities=parts.identities(contenders),
-        overlaps=overlaps,
+        overlaps=parts.data.overlaps,
         shows_description=config.prompt.is_shown,
-        provenance={**parts.provenance(), "conditions": board.conditions},
+        provenance={**parts.provenance(), "decoding_conditions": board.conditions},
         robustness=variants,
         confidence=parts.confidence(cells) if config.confidence and has_generated else {},
         map=parts.map() if has_generated else {},
     )
-    write_report(Path(config.run_dir), found)
+    write_report(folder, found)
     return cells
+
+
+def check_report_folder(folder: Path) -> None:
+    """Raises ValueError where a report would be written among the files of what another verb made."""
+    for name, verb in (("run.json", "train"), (LIBRARY_RECORD, "train_library"), (METHOD_RECORD, "train_library")):
+        if (folder / name).is_file():
+            raise ValueError(f"run_dir={folder} is a folder of `t2l {verb}`: choose another for the report")
 
 
 def metric_name(views: Sequence[SplitView]) -> str:
@@ -421,18 +466,7 @@ def metric_name(views: Sequence[SplitView]) -> str:
 
 
 def print_report(cells: Sequence[Cell], folder: Path) -> None:
-    """Prints the score table and where the report is."""
-    from rich.console import Console
-    from rich.table import Table
-
-    header, _, *rows = [line.strip("| ").split(" | ") for line in score_table(cells).splitlines()]
-    table = Table(title="mean score and 95 % interval")
-    for name in header:
-        table.add_column(name.replace("_", " "))
-    for contender, *scores in rows:
-        # Blanks let long names wrap between words on a narrow terminal.
-        intervals = [s.replace(" [", "\n").replace("]", "").replace(", ", "-") for s in scores]
-        table.add_row(contender.replace("_", " "), *intervals)
-    console = Console()
-    console.print(table)
-    console.print(f"report: {folder / 'report.md'} and {folder / 'report.html'}", soft_wrap=True)
+    """Prints the means, how far controls are behind, and where the report is."""
+    controls = read_json(folder / "report.json")["controls"]
+    print("\n".join(["", *summary_lines(cells, controls), ""]))
+    print(f"report, with intervals, controls and costs:\n  {folder / 'report.md'}\n  {folder / 'report.html'}")

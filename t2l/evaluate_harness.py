@@ -19,15 +19,19 @@ import torch
 
 from t2l.base_model import BaseModel, verify_frozen
 from t2l.config import EvaluateConfig
-from t2l.evaluate import Evaluation
+from t2l.evaluate import Evaluation, check_report_folder
 from t2l.evaluation.board import SameInputsError, decoding_conditions
+from t2l.evaluation.code_runner import as_configured
 from t2l.evaluation.conditioning import Generated
 from t2l.evaluation.contenders import Contender, Entry, SplitView
-from t2l.evaluation.harness import Harness, descriptions_of
-from t2l.evaluation.harness_report import Pass, Row, plain, rows_of, write_harness_report
+from t2l.evaluation.harness import Harness, descriptions_of, what_differs
+from t2l.evaluation.harness_data import as_suite
+from t2l.evaluation.harness_report import HARNESS_FILES, Pass, Row, plain, rows_of, write_harness_report
 from t2l.evaluation.settings import decisive_settings
 from t2l.evaluation.store import CellStore, Ledger
+from t2l.files import check_own
 from t2l.injection import inject
+from t2l.library import MULTI_TASK
 from t2l.lora import LoraSpec
 from t2l.progress import Progress
 from t2l.tasks import Example, Task
@@ -127,6 +131,7 @@ class _Scoring:
         return {"time_s": time.perf_counter() - began, "found": plain(found)}
 
 
+@as_configured
 def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """Scores contenders on harness tasks; writes harness.json, harness.md and harness_samples.jsonl. Returns the rows.
 
@@ -135,16 +140,23 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     """
     if not config.run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
+    folder = Path(config.run_dir)
+    check_report_folder(folder)
+    check_own(folder, HARNESS_FILES)
     torch.manual_seed(config.seed)
-    ledger = Ledger(Path(config.run_dir), decisive_settings(config))
+    ledger = Ledger(folder, decisive_settings(config))
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))
+    config = parts.config
     _check_checkpoints(parts)
     described = bool(DESCRIBED & set(config.contenders)) or config.prompt.is_shown
     told = {n: descriptions_of(config.harness, n, parts.suite.tasks) if described else ([], "") for n in harness.tasks}
     own = [config.harness.library_tasks.get(n, n) for n in harness.tasks]
     view = view_of(own, [texts for texts, _ in told.values()], config.prompt.is_shown)
-    store = CellStore(Path(config.run_dir))
+    suite, rows_view, notes = as_suite(harness.tasks, view)
+    parts.data = parts.check_data(suite, [rows_view], is_strict=False)
+    parts.data.notes.extend(notes)
+    store = CellStore(folder)
     scoring = _Scoring(harness, parts, view, store)
     contenders = [c for c in parts.contenders() if not _lacks_other_task(c, view)]
     entries = scoring.enter(contenders)
@@ -167,12 +179,26 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
             "library_task": t.name,
             "descriptions": texts,
             "descriptions_from": source,
-            "trained_on_by": [c.path for c in parts.checkpoints if t.name in c.record.trained_on.get("tasks", ())],
+            "trained_on_by": [
+                *(c.path for c in parts.checkpoints if t.name in c.record.trained_on.get("tasks", ())),
+                *_of_library(parts, t.name),
+            ],
         }
         for t, (n, (texts, source)) in zip(view.tasks, told.items(), strict=True)
     }
-    write_harness_report(Path(config.run_dir), rows, passes, tasks, parts.provenance())
+    about = {**parts.provenance(), "prompts": what_differs(config.harness, parts.base.tokenizer)}
+    write_harness_report(folder, rows, passes, tasks, about)
     return rows
+
+
+def _of_library(parts: Evaluation, task: str) -> list[str]:
+    """The library's adapters that are scored and were trained on a task, by name."""
+    asked, library = set(parts.config.contenders), parts.library
+    if library is None:
+        return []
+    together = library.static.provenance(MULTI_TASK).get("tasks", ()) if library.static.tasks() else ()
+    knows = {"oracle": task in library.adapters.tasks(), "multi_task": task in together}
+    return [f"{parts.config.library} ({name})" for name, known in knows.items() if known and name in asked]
 
 
 def _check_checkpoints(parts: Evaluation) -> None:

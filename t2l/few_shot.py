@@ -6,6 +6,7 @@ further to go.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,10 @@ from t2l.evaluation.contenders import Entry, SplitView, training_examples
 from t2l.evaluation.costs import Costs, Making
 from t2l.lora import LoraSpec, LoraWeights, concatenate
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
-from t2l.tasks import Task, tokenize_examples
+from t2l.soundness import Trained, judge_adapter, measure_losses
+from t2l.tasks import CutCount, Task, tokenize_examples
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,11 +38,15 @@ class FewShotConfig:
     """peak learning rate from a fresh LoRA"""
     shots: int = 4
     """solved examples in the prompt of in-context learning"""
+    format_rows: int = 48
+    """rows per split, none of them scored, on which it is decided how these examples are put (chat turns, text)"""
     tasks_at_once: int = 50
     """tasks that share a forward pass"""
+    max_length: int = 512
+    """longest training row in tokens; user turns lose their beginning"""
 
     def __post_init__(self) -> None:
-        for key in ("examples", "steps", "shots", "tasks_at_once"):
+        for key in ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows"):
             if getattr(self, key) < 1:
                 raise ValueError(f"few_shot.{key} must be at least 1, not {getattr(self, key)}")
         if self.refine_lr <= 0 or self.fresh_lr <= 0:
@@ -51,18 +59,21 @@ def train_few_shot(
 ) -> LoraWeights:  # fmt: skip
     """Each task's adapter, trained from `start` [tasks] on the task's first training examples, all in one pass.
 
-    Raises ValueError for a task with too few.
+    What diverged or learnt nothing is warned of. Raises ValueError for a task with too few.
     """
     slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
-    jobs = [
-        TrainingJob(t.name, tokenize_examples(base.tokenizer, training_examples(t, config.examples), max_length=512))
-        for t in tasks
-    ]
+    cuts, jobs = CutCount(), []
+    for task in tasks:
+        examples = training_examples(task, config.examples)
+        rows = tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
+        jobs.append(TrainingJob(task.name, rows))
+    cuts.warn(config.max_length)
     trained: dict[str, TrainedAdapter] = {}
     trainer = SlotTrainer(base, spec, jobs, len(jobs), slots, seed)
     trainer.adopt(start.map(lambda t: t.detach().clone()).to(base.device))
     while not trainer.done:
         trained.update({a.name: a for a in trainer.step()})
+    _tell(base, spec, jobs, [trained[j.name] for j in jobs], trainer.rows_at_once)
     return concatenate(trained[t.name].weights for t in tasks)
 
 
@@ -80,6 +91,17 @@ class _FreshAdapters(AdapterSource):
     def make(self, indices: Sequence[int]) -> LoraWeights:
         """The adapters of these indices, in this order."""
         return concatenate(initial_adapter(self._spec, self._seed, self._tasks[i], False) for i in indices)
+
+
+def _tell(
+    base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], adapters: Sequence[TrainedAdapter], at_once: int
+) -> None:
+    """Warns of adapters that are not sound; they are scored all the same, since that is what such training gives."""
+    measured = [Trained(a.weights, j.rows) for a, j in zip(adapters, jobs, strict=True)]
+    for adapter, losses in zip(adapters, measure_losses(base, spec, measured, at_once), strict=True):
+        judgement = judge_adapter(spec, adapter.weights, losses, adapter.final_loss, None)
+        if not judgement.is_sound:
+            log.warning("few-shot training on task %s %s", adapter.name, judgement)
 
 
 class FewShot:
@@ -100,7 +122,7 @@ class FewShot:
         tasks = [view.as_trained(t) for t in view.tasks]
         recipe = {
             "start": before.recipe(),
-            "trained": [few.steps, self._lr, self._seed],
+            "trained": [few.steps, self._lr, self._seed, few.max_length],
             "examples": digest_of([[t.name, [e.content() for e in training_examples(t, few.examples)]] for t in tasks]),
         }
 

@@ -2,56 +2,134 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
-import os
+import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from t2l.own_files import RECORD as OWN_RECORD
+from t2l.own_files import (
+    FileProblemError,
+    begin_folder,
+    check_own,
+    check_replaceable,
+    foreign_file,
+    is_left_behind,
+    mark_of,
+    record_folder,
+    recording,
+    replace_file,
+    spare_name,
+    write_own,
+)
 
-class FileProblemError(ValueError):
-    """A file or folder that is missing, damaged or not what it should be."""
+__all__ = [
+    "FileProblemError", "atomic_folder", "check_finite", "check_own", "check_replaceable", "move_into", "read_json", "read_tensors",
+    "remove_folder", "tensors_sha256", "write_bytes", "write_json", "write_own", "write_tensors", "write_text",
+]  # fmt: skip
+CHECKSUM = "t2l_sha256"
+"""key of the checksum of its tensors in a safetensors file's metadata"""
+log = logging.getLogger(__name__)
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, owns: Iterable[str] = ()) -> Iterator[Path]:
     """A temporary folder that takes the final name when the block ends well and vanishes otherwise.
 
-    An existing folder of that name is replaced.
+    An existing folder of that name is replaced, but only if t2l wrote all that is in it and nobody changed it since.
+
+    Args:
+        owns: patterns of names that are surely t2l's, in an existing folder from before that was recorded.
+
+    Raises FileProblemError, before the block, where the folder holds anything else; after it, where another process was
+    faster.
     """
+    if folder.is_symlink():
+        folder = folder.resolve()
+    check_replaceable(folder, owns)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    _remove_left_behind(folder)
+    temporary = spare_name(folder)
+    begin_folder(temporary)
     try:
         yield temporary
-        old = folder.parent / f".{folder.name}.{os.getpid()}.old"
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        record_folder(temporary)
+        _put_in_place(temporary, folder, owns)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _remove_left_behind(folder: Path) -> None:
+    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        if old.is_dir() and is_left_behind(old):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, folder: Path, owns: Iterable[str]) -> None:
+    old = None
+    try:
+        if folder.exists():
+            old = folder.rename(spare_name(folder))
+            check_replaceable(old, owns)  # again: the block may have taken hours
+        temporary.rename(folder)
+    except (OSError, FileProblemError) as error:
+        if old is not None and not folder.exists():
+            old.rename(folder)
+            old = None
+        if isinstance(error, FileProblemError):
+            raise FileProblemError(
+                f"{folder} got other files meanwhile, so it is not replaced: choose another"
+            ) from None
+        raise FileProblemError(
+            f"{folder} cannot be put in place: does another process write there? ({error})"
+        ) from error
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path, owns: Iterable[str] = ()) -> bool:
+    """Removes a folder that t2l wrote. One that holds anything else stays as it is. Returns whether it is gone."""
+    if folder.is_symlink() or not folder.is_dir():
+        return not folder.exists()
+    if (name := foreign_file(folder, owns)) is not None:
+        log.warning("%s stays: it holds %r, which t2l did not write or which was changed since", folder, name)
+        return False
+    shutil.rmtree(folder)
+    return True
+
+
+def move_into(source: Path, folder: Path, last: str) -> None:
+    """Moves the files of a finished folder into one that may hold other things, and records them as t2l's.
+
+    Args:
+        last: name of the file that makes the folder count as whole.
+
+    Raises FileProblemError, before anything is moved, where that would overwrite what is not t2l's.
+    """
+    files = sorted((p for p in source.iterdir() if p.name != OWN_RECORD), key=lambda p: (p.name == last, p.name))
+    check_own(folder, [p.name for p in files])
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        with recording(folder, {path.name: mark_of(path)}):
+            path.replace(folder / path.name)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    replace_file(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    replace_file(path, data)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -69,21 +147,77 @@ def read_json(path: Path) -> Any:
         raise FileProblemError(f"{path} is not valid JSON: {error}") from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file (into a folder that is itself atomic, or under a fresh name)."""
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 over the names, dtypes, shapes and bytes of tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises FileProblemError if a tensor holds nan or an infinity; integers never do."""
+    broken = [k for k, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if broken:
+        raise FileProblemError(f"{where}: {len(broken)} tensors hold values that are not finite, first {broken[0]!r}")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, finite: bool = True
+) -> None:
+    """Writes a safetensors file with a checksum (into a folder that is itself atomic, or under a fresh name).
+
+    Args:
+        finite: whether values that are not finite are refused; false for a state that may hold some and recover.
+
+    Raises:
+        FileProblemError: a value is not finite; nothing is written.
+    """
     from safetensors.torch import save_file
 
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path, dict(metadata or {"format": "pt"}))
+    held = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    if finite:
+        check_finite(held, f"{path.name} cannot be written")
+    save_file(held, path, {"format": "pt", **(metadata or {}), CHECKSUM: tensors_sha256(held)})
+    _sort_metadata(path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file. Raises FileProblemError where it is missing or damaged (truncated, say)."""
-    from safetensors import SafetensorError
+def _sort_metadata(path: Path) -> None:
+    """Brings the metadata of a safetensors file, which safetensors writes in a random order, into one order."""
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length, "a sorted header is as long as it was"
+        stream.seek(8)
+        stream.write(text)
+
+
+def read_tensors(path: Path, finite: bool = True) -> dict[str, Tensor]:
+    """Reads a safetensors file, and compares it with its checksum if it has one (files of other programs have none).
+
+    Args:
+        finite: whether values that are not finite are refused.
+
+    Raises:
+        FileProblemError: the file is missing or damaged (truncated, one bit flipped), or holds nan or an infinity.
+    """
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise FileProblemError(f"no such file: {path}")
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get(CHECKSUM)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise FileProblemError(f"{path} is damaged and cannot be read ({error}): make it again") from None
+    if written is not None and tensors_sha256(tensors) != written:
+        raise FileProblemError(f"{path} is damaged: its tensors are not those that were written: make it again")
+    if finite:
+        check_finite(tensors, str(path))
+    return tensors

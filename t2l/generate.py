@@ -20,18 +20,17 @@ from t2l.checkpoint import (
     load_record,
     load_training_data,
 )
-from t2l.confidence import Calibration, distances
+from t2l.confidence import distances
 from t2l.encoder import TaskEncoder
-from t2l.files import FileProblemError, read_json
+from t2l.files import FileProblemError, check_finite, check_replaceable
 from t2l.hypernetwork import Hypernetwork
+from t2l.kept_calibration import kept_calibration
 from t2l.lora import LoraWeights
 from t2l.model_files import file_fingerprint, resolve_path
 from t2l.serving import problems_of
 
 GENERATED_AT_ONCE = 2**27
 """bytes of adapters that are generated together"""
-CONFIDENCE_FILE = "confidence.json"
-"""in a run's folder: what `t2l evaluate` calibrated for its checkpoint"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Confidence:
     distance: float
     nearest_task: str
     expected_score: float | None
-    """None where the checkpoint was not calibrated by `t2l evaluate`"""
+    """None where the checkpoint was not calibrated by `t2l evaluate keep_calibration=true`"""
 
     def warning(self, threshold: float) -> str | None:
         """One line where the expected score is below a threshold."""
@@ -65,9 +64,12 @@ class Generator:
 
     @torch.no_grad()
     def __call__(self, descriptions: Sequence[str]) -> LoraWeights:
-        """One adapter per description. Raises ValueError for an empty description."""
+        """One adapter per description. Raises ValueError for an empty description, or if a value is not finite."""
         device = next(self.hypernetwork.parameters()).device
-        return self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+        weights = self.hypernetwork(self.encoder.encode(descriptions).to(device)).to("cpu")
+        for side, tensors in (("A", weights.A), ("B", weights.B)):
+            check_finite({f"{side} of {k}": t for k, t in tensors.items()}, f"adapters of checkpoint {self.checkpoint}")
+        return weights
 
 
 def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confidence | None]:
@@ -76,10 +78,8 @@ def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confi
     if data is None:
         return [None] * len(descriptions)
     apart, nearest = distances(generator.hypernetwork, data.centres, generator.encoder.encode(descriptions))
-    path = generator.checkpoint.parent.parent / CONFIDENCE_FILE
-    calibration = Calibration.from_json(read_json(path)) if path.is_file() else None
-    is_fitted = calibration is not None and calibration.step == generator.record.step
-    expected = calibration(apart) if calibration is not None and is_fitted else [None] * len(descriptions)
+    calibration = kept_calibration(generator.checkpoint, generator.record.step)
+    expected = calibration(apart) if calibration is not None else [None] * len(descriptions)
     tasks = generator.record.trained_on["tasks"]
     return [Confidence(float(d), tasks[i], e) for d, i, e in zip(apart, nearest, expected, strict=True)]
 
@@ -115,22 +115,28 @@ def read_descriptions(path: Path) -> list[str]:
     return found
 
 
+def folders_for(out: Path, count: int) -> list[Path]:
+    """The folders that `count` descriptions' adapters go to.
+
+    Raises FileProblemError where one holds what t2l did not write, or what was changed since.
+    """
+    folders = [out / f"{i:03d}" if count > 1 else out for i in range(count)]
+    for folder in folders:
+        check_replaceable(folder)
+    return folders
+
+
 def write_adapters(
     generator: Generator, descriptions: Sequence[str], out: Path, base_name: str, licence: str | None = None
 ) -> list[tuple[Path, Confidence | None]]:
     """Generates and saves adapters, each with its card; returns their folders, and how sure each adapter is.
 
-    One description goes to `out` itself, several to `out/000`, `out/001`... Folders that are there
-    and were not written by this function are left alone.
+    One description goes to `out` itself, several to `out/000`, `out/001`...
 
-    Raises ValueError where `out` holds something else.
+    Raises FileProblemError where such a folder holds what t2l did not write, or what was changed since.
     """
+    folders = folders_for(out, len(descriptions))
     sure = confidences(generator, descriptions)
-    many = len(descriptions) > 1
-    folders = [out / f"{i:03d}" if many else out for i in range(len(descriptions))]
-    for folder in folders:
-        if folder.exists() and not (folder / "adapter_config.json").is_file() and any(folder.iterdir()):
-            raise ValueError(f"out={folder} exists and is not an adapter folder: choose another")
     path = resolve_path(base_name)
     base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
     spec = generator.hypernetwork.spec
@@ -157,6 +163,7 @@ def _origin(generator: Generator) -> dict[str, Any]:
     return {
         "generated_by": record.objective,
         "definition": record.trained_on.get("definition", "hidden"),
+        "conditions": record.conditions,
         "checkpoint": str(generator.checkpoint),
         "step": record.step,
         "seed": record.trained_on.get("seed"),

@@ -17,6 +17,8 @@ from t2l.adapters import AdapterSource, bytes_per_adapter, stack
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_json
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.manifest import Manifest
+from t2l.model_files import earlier_fingerprint_hint
 
 LIBRARY_RECORD = "library.json"
 MULTI_TASK = "multi_task"
@@ -50,11 +52,14 @@ class AdapterLibrary:
         """
         return made_by(self.path(task), {**recipe, "base_fingerprint": self.base_fingerprint})
 
-    def save(self, task: str, weights: LoraWeights, provenance: Mapping[str, Any]) -> None:
-        """Writes one adapter (a batch of one), whole or not at all."""
+    def save(
+        self, task: str, weights: LoraWeights, provenance: Mapping[str, Any], manifest: Manifest | None = None
+    ) -> None:
+        """Writes one adapter (a batch of one) and what it was trained on, whole or not at all."""
         record = {"task": task, **provenance, "base_fingerprint": self.base_fingerprint}
+        rows = None if manifest is None else manifest.tensors()
         self._content.pop(task, None)
-        save_adapter(self.path(task), self.spec, weights, self.base_path, record)
+        save_adapter(self.path(task), self.spec, weights, self.base_path, record, training_data=rows)
 
     def provenance(self, task: str) -> dict[str, Any]:
         """How a task's adapter came to be."""
@@ -81,6 +86,7 @@ class AdapterLibrary:
                 raise ValueError(
                     f"{self.path(task)} was trained on another base model (fingerprint {str(made_for)[:12]}, "
                     f"this base has {self.base_fingerprint[:12]})"
+                    f"{earlier_fingerprint_hint(str(made_for), self.base_fingerprint)}"
                 )
 
     def _load_one(self, task: str) -> LoraWeights:
@@ -146,7 +152,7 @@ def library_record(folder: Path) -> dict[str, Any]:
     if not (folder / LIBRARY_RECORD).is_file():
         raise FileProblemError(f"library={folder}: not a folder of `t2l train_library` (it has no {LIBRARY_RECORD})")
     record = read_json(folder / LIBRARY_RECORD)
-    if "spec" not in record:
+    if not isinstance(record, dict) or "spec" not in record:
         raise FileProblemError(f"{folder}: {LIBRARY_RECORD} describes no LoRA library (it has no spec)")
     return record
 
@@ -163,5 +169,6 @@ def open_library(folder: Path, base: BaseModel) -> LibraryFolder:
         raise ValueError(
             f"library={folder} was trained on another base model (fingerprint {record['base_fingerprint'][:12]}); "
             f"this base has {base.fingerprint[:12]}"
+            f"{earlier_fingerprint_hint(record['base_fingerprint'], base.fingerprint)}"
         )
     return LibraryFolder.of(folder, LoraSpec.from_json(record["spec"]), base)

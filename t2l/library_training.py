@@ -1,16 +1,16 @@
 """Trains a library: an oracle LoRA for every task, many at once, and the multi-task LoRA by the same loop.
 
-What one adapter goes through is in `slots.py`; here are the queue of tasks, the memory budget, what is
-already on disk, and what becomes of adapters that diverge.
+What one adapter goes through is in `slots.py`, how it is judged in `soundness.py`; here are the queue of tasks, the
+memory budget, what is already on disk, and what becomes of adapters that are not sound.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from torch import Tensor
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import collate
 from t2l.distributed import World
-from t2l.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from t2l.injection import inject
 from t2l.library import AdapterLibrary
+from t2l.library_data import adapter_manifest, joint_hash
 from t2l.lora import LoraSpec
 from t2l.objectives import label_loss
-from t2l.seeding import generator_for
+from t2l.progress import Progress
 from t2l.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
-from t2l.tasks import Task, tokenize_examples
+from t2l.snapshots import Snapshots
+from t2l.soundness import Trained, judge_adapter, measure_losses, target_norm
+from t2l.tasks import CutCount, PromptConfig, Task, tokenize_examples
 
 log = logging.getLogger(__name__)
 STEPS_BETWEEN_GATHERINGS = 20
@@ -44,6 +46,8 @@ class LibraryTrainingConfig(SlotConfig):
     """memory (GiB, beside the base model's) that tasks_at_once=null may fill"""
     snapshot_every: int = 200
     """steps of the trainer between snapshots, from which a killed run goes on to the very same adapters"""
+    snapshot_minutes: float = 10.0
+    """most minutes between snapshots, however slow the steps are"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,8 +55,9 @@ class LibraryTrainingConfig(SlotConfig):
             raise ValueError(f"training.tasks_at_once must be at least 1, not {self.tasks_at_once}; null: automatic")
         if self.snapshot_every < 1:
             raise ValueError(f"training.snapshot_every must be at least 1, not {self.snapshot_every}")
-        if self.memory_gb <= 0:
-            raise ValueError(f"training.memory_gb must be positive, not {self.memory_gb}")
+        for key in ("memory_gb", "snapshot_minutes"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"training.{key} must be positive, not {getattr(self, key)}")
 
 
 def bytes_per_task(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], config: LibraryTrainingConfig) -> int:
@@ -83,43 +88,6 @@ def bytes_per_task(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob],
     return 4 * 4 * spec.parameters_per_adapter + config.rows_per_task * activations
 
 
-class Snapshots:
-    """The state of a trainer on disk, whole or absent.
-
-    Adapters do not depend on their neighbours, but the last bits of float32 do; from a snapshot, a
-    killed run goes on with the neighbours it had.
-    """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self.folder, self.identity = folder, dict(identity)
-
-    def save(self, trainer: SlotTrainer) -> None:
-        """Writes the trainer's state in place of an earlier one."""
-        record, tensors = trainer.snapshot()
-        with atomic_folder(self.folder) as temporary:
-            write_tensors(temporary / "trainer.safetensors", tensors)
-            write_json(temporary / "trainer.json", {"identity": self.identity, **record})
-
-    def names(self) -> list[str]:
-        """Jobs of the snapshot, in slots or queued; none where there is no snapshot of this identity."""
-        if not (self.folder / "trainer.json").is_file():
-            return []
-        record = read_json(self.folder / "trainer.json")
-        if record["identity"] != json.loads(json.dumps(self.identity)):
-            return []
-        return [*(s["name"] for s in record["slots"]), *record["queue"]]
-
-    def resume(self, trainer: SlotTrainer, jobs: Sequence[TrainingJob]) -> None:
-        """Brings a trainer of exactly these jobs to the snapshot's state, where there is one."""
-        if set(self.names()) == {j.name for j in jobs}:
-            record = read_json(self.folder / "trainer.json")
-            trainer.restore(record, read_tensors(self.folder / "trainer.safetensors"), jobs)
-
-    def remove(self) -> None:
-        """Deletes the snapshot: there is nothing left to go on with."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def tasks_at_once(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], config: LibraryTrainingConfig) -> int:
     """How many tasks share a pass: as configured, or as many as the memory budget holds."""
     if config.tasks_at_once is not None:
@@ -139,15 +107,17 @@ def train_adapters(
     on_finished: Callable[[TrainedAdapter], None] | None = None,
     world: World | None = None,
     snapshots: Snapshots | None = None,
+    on_step: Callable[[SlotTrainer], None] | None = None,
 ) -> list[TrainedAdapter]:
-    """Trains one adapter per job and returns them in the jobs' order, or hands each on and keeps none.
+    """Trains one adapter per job, judges it, and returns them in the jobs' order, or hands each on and keeps none.
 
     Args:
-        snapshots: where the trainer's state is kept, and taken up from where there is one.
         on_finished: called with each adapter as soon as it is finished; nothing is returned then, since a library of a
             real model does not fit into memory.
         world: several processes deal the jobs out among themselves; each of them hears of every
             adapter, a little later.
+        snapshots: where the trainer's state is kept, and taken up from if there is one.
+        on_step: called with this process's trainer after each of its steps, and once before the first.
     """
     if not jobs:
         return []
@@ -156,15 +126,20 @@ def train_adapters(
     trainer = SlotTrainer(base, spec, mine, tasks_at_once(base, spec, mine, config), config, seed) if mine else None
     if snapshots is not None and trainer is not None:
         snapshots.resume(trainer, jobs)
+    if on_step is not None and trainer is not None:
+        on_step(trainer)
+    base_norm, by_name = target_norm(base.model, spec), {j.name: j for j in mine}
     finished: dict[str, TrainedAdapter] = {}
-    is_everyone_done, steps = False, 0
+    is_everyone_done = False
     while not is_everyone_done:
         fresh: list[TrainedAdapter] = []
         # A process that is done waits at the gathering for the others.
         for _ in range(1 if world.size == 1 else STEPS_BETWEEN_GATHERINGS):
-            if trainer is not None and not trainer.done:
-                fresh.extend(trainer.step())
-                steps += 1
+            if trainer is None or trainer.done:
+                break
+            fresh.extend(_judged(base, spec, trainer.step(), by_name, config, trainer.rows_at_once, base_norm))
+            if on_step is not None:
+                on_step(trainer)
         gathered = world.gather((trainer is None or trainer.done, fresh))
         is_everyone_done = all(done for done, _ in gathered)
         for adapter in (a for _, adapters in gathered for a in adapters):
@@ -172,16 +147,33 @@ def train_adapters(
                 finished[adapter.name] = adapter
             else:
                 on_finished(adapter)
-        if snapshots is not None and trainer is not None and steps % config.snapshot_every == 0 and not trainer.done:
-            snapshots.save(trainer)
+        if snapshots is not None and trainer is not None:
+            snapshots.after_step(trainer)
     if snapshots is not None:
         snapshots.remove()
     return [finished[j.name] for j in jobs if j.name in finished]
 
 
-def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig) -> TrainingJob:
+def _judged(
+    base: BaseModel,
+    spec: LoraSpec,
+    adapters: Sequence[TrainedAdapter],
+    jobs: Mapping[str, TrainingJob],
+    config: LibraryTrainingConfig,
+    at_once: int,
+    base_norm: float,
+) -> list[TrainedAdapter]:
+    trained = [Trained(a.weights, jobs[a.name].rows, jobs[a.name].validation_rows, a.validation_loss) for a in adapters]
+    return [
+        replace(a, losses=losses, judgement=judge_adapter(spec, a.weights, losses, a.final_loss, base_norm))
+        for a, losses in zip(adapters, measure_losses(base, spec, trained, at_once, config.autocast), strict=True)
+    ]
+
+
+def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig, cuts: CutCount) -> TrainingJob:
     def tokenized(split: str) -> list[Any]:
-        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), max_length=config.max_length)
+        examples = task.examples.get(split, ())
+        return tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
 
     return TrainingJob(task.name, tokenized("train"), tokenized("validation"))
 
@@ -191,7 +183,14 @@ def _longest(job: TrainingJob) -> int:
 
 
 # How tasks share the machine does not change an adapter, so it is no part of its recipe.
-_NOT_RECIPE = ("tasks_at_once", "memory_gb", "gradient_checkpointing", "pass_cost", "snapshot_every")
+_NOT_RECIPE = (
+    "tasks_at_once",
+    "memory_gb",
+    "gradient_checkpointing",
+    "pass_cost",
+    "snapshot_every",
+    "snapshot_minutes",
+)
 
 
 def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[str, Any]:
@@ -199,13 +198,30 @@ def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[st
     return {"data_sha256": task_hash, "seed": seed, "training": settings}
 
 
+def _snapshots(folder: Path, identity: Mapping[str, Any], config: LibraryTrainingConfig) -> Snapshots:
+    return Snapshots(folder / ".in_progress", identity, config.snapshot_every, config.snapshot_minutes)
+
+
 def _outcome(adapter: TrainedAdapter) -> dict[str, Any]:
     return {
         "steps": adapter.steps,
         "final_loss": adapter.final_loss,
-        "validation_loss": adapter.validation_loss,
+        **adapter.losses.to_json(),
+        **adapter.judgement.to_json(),
         "training_time_s": round(adapter.training_time_s, 3),
     }
+
+
+class _Newest:
+    """The newest numbers of a trainer for a line of progress, computed once a second: they wait for the device."""
+
+    def __init__(self) -> None:
+        self._at, self._loss = -math.inf, math.nan
+
+    def __call__(self, trainer: SlotTrainer) -> dict[str, float | None]:
+        if not trainer.done and (math.isnan(self._loss) or time.monotonic() - self._at >= 1):
+            self._at, self._loss = time.monotonic(), trainer.loss
+        return {"running": len(trainer.running), "loss": None if math.isnan(self._loss) else self._loss}
 
 
 def train_library(
@@ -215,60 +231,95 @@ def train_library(
     config: LibraryTrainingConfig,
     seed: int,
     world: World | None = None,
+    prompt: PromptConfig | None = None,
 ) -> dict[str, str]:
     """Trains an adapter for every task that the library does not hold yet. Returns what failed, and why.
 
     An adapter is on disk as soon as it is finished; a run that was killed goes on from there. Several
-    processes deal the tasks out among themselves, and the main one writes.
+    processes deal the tasks out among themselves, and the main one writes. An adapter that diverged is left out; one
+    that learnt nothing is kept, and its provenance says so.
+
+    Args:
+        prompt: whether the tasks' definitions stand in their prompts; None: they do not.
 
     Raises:
         ValueError: the library holds an adapter of a task that was made by another recipe.
     """
-    from rich.progress import Progress
-
-    world = world or World()
+    world, prompt = world or World(), prompt or PromptConfig()
+    bare = {t.name: t for t in tasks}
+    tasks = [prompt.apply(t) for t in tasks]
     recipes = {t.name: _recipe(t.examples_hash(), config, seed) for t in tasks}
     missing = [t for t in tasks if not library.holds(t.name, recipes[t.name])]
     snapshots = None
     if world.size == 1:
-        identity = {"recipes": recipes, "tasks_at_once": config.tasks_at_once, "pass_cost": config.pass_cost}
-        snapshots = Snapshots(library.folder / ".in_progress", identity)
+        snapshots = _snapshots(library.folder, {"recipes": recipes}, config)
         again = set(snapshots.names())
         if again and again >= {t.name for t in missing}:  # a few finished since the snapshot; they come out the same
             missing = [t for t in tasks if t.name in again]
     log.info("library %s: %d of %d adapters to train", library.folder, len(missing), len(tasks))
     # Tasks of like length share a pass, so that little of it is padding.
-    jobs = sorted((_job(base, t, config) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts = CutCount()
+    jobs = sorted((_job(base, t, config, cuts) for t in missing), key=lambda j: (_longest(j), j.name))
+    cuts.warn(config.max_length)
     failed: dict[str, str] = {}
     world.wait()  # every process has seen the same folder before the main one adds to it
-    with Progress(disable=not world.is_main) as progress:
-        bar = progress.add_task("training adapters", total=len(tasks), completed=len(tasks) - len(missing))
+    there, newest = len(tasks) - len(missing), _Newest()
+    with Progress("training adapters", len(tasks), "adapter", completed=there, shown=world.is_main) as progress:
 
         def keep(adapter: TrainedAdapter) -> None:
-            progress.advance(bar)
-            if adapter.diverged:
-                failed[adapter.name] = f"diverged after {adapter.steps} steps (loss {adapter.final_loss})"
+            progress.advance()
+            if not adapter.judgement.is_kept:
+                failed[adapter.name] = f"{adapter.judgement} (after {adapter.steps} steps)"
                 log.warning("task %s %s: left out of the library", adapter.name, failed[adapter.name])
-            elif world.is_main:
-                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)})
+                return
+            if not adapter.judgement.is_sound:
+                log.warning("task %s %s: kept, and marked as such", adapter.name, adapter.judgement)
+            if world.is_main:
+                manifest = adapter_manifest([bare[adapter.name]], prompt, is_validated=True)
+                library.save(adapter.name, adapter.weights, {**recipes[adapter.name], **_outcome(adapter)}, manifest)
 
-        train_adapters(base, library.spec, jobs, config, seed, keep, world, snapshots)
+        def show(trainer: SlotTrainer) -> None:
+            progress.advance(0, **newest(trainer))
+
+        train_adapters(base, library.spec, jobs, config, seed, keep, world, snapshots, show)
     return failed
 
 
 def train_multi_task(
-    library: AdapterLibrary, base: BaseModel, tasks: Sequence[Task], config: LibraryTrainingConfig, seed: int, name: str
+    library: AdapterLibrary,
+    base: BaseModel,
+    tasks: Sequence[Task],
+    config: LibraryTrainingConfig,
+    seed: int,
+    name: str,
+    prompt: PromptConfig | None = None,
 ) -> None:
-    """Trains one static adapter on all tasks together, by the same loop, unless it is there already."""
-    joint = "+".join(t.examples_hash() for t in tasks)
-    recipe = _recipe(generator_for(joint).bytes(16).hex(), config, seed)
+    """Trains one static adapter on all tasks together, by the same loop, unless it is there already.
+
+    Raises ValueError if it diverges.
+    """
+    prompt = prompt or PromptConfig()
+    manifest = adapter_manifest(tasks, prompt, is_validated=False)
+    tasks = [prompt.apply(t) for t in tasks]
+    recipe = _recipe(joint_hash(tasks), config, seed)
     if library.holds(name, recipe):
         return
-    rows = [
-        r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], max_length=config.max_length)
-    ]
-    (adapter,) = train_adapters(base, library.spec, [TrainingJob(name, rows)], config, seed)
-    if adapter.diverged:
-        raise ValueError(f"the multi-task LoRA diverged (loss {adapter.final_loss}): lower multi_task.lr")
+    cuts, longest = CutCount(), config.max_length
+    rows = [r for t in tasks for r in tokenize_examples(base.tokenizer, t.examples["train"], "", longest, t.name, cuts)]
+    cuts.warn(longest)
+    job, newest, steps = TrainingJob(name, rows), _Newest(), [0]
+    snapshots = _snapshots(library.folder, {"recipes": {name: recipe}}, config)
+    with Progress("training the multi-task LoRA", config.steps) as progress:
+
+        def show(trainer: SlotTrainer) -> None:
+            done = trainer.slots[0].step if trainer.slots else config.steps
+            progress.advance(done - steps[0], loss=newest(trainer)["loss"])
+            steps[0] = done
+
+        (adapter,) = train_adapters(base, library.spec, [job], config, seed, snapshots=snapshots, on_step=show)
+    if not adapter.judgement.is_kept:
+        raise ValueError(f"the multi-task LoRA {adapter.judgement}: lower multi_task.lr")
+    if not adapter.judgement.is_sound:
+        log.warning("the multi-task LoRA %s: kept, and marked as such", adapter.judgement)
     provenance = {**recipe, **_outcome(adapter), "tasks": [t.name for t in tasks]}
-    library.save(name, adapter.weights, provenance)
+    library.save(name, adapter.weights, provenance, manifest)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from t2l import hypernetwork as hypernetworks
 from t2l.adapter_io import adapter_tensors
 from t2l.base_model import BaseModelConfig, Quantization, checkpointing, freeze, label_logits
+from t2l.files import CHECKSUM
 from t2l.hypernetwork import HypernetworkConfig
 from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights
@@ -118,7 +119,9 @@ def activation_bytes(model_config: Any, config: BaseModelConfig, spec: LoraSpec,
     from transformers import AutoModelForCausalLM
 
     with _fake():
-        options = {} if config.attention is None else {"attn_implementation": config.attention}
+        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+        if config.attention is not None:
+            options["attn_implementation"] = config.attention
         model = freeze(AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, config.dtype), **options))
         weights = _zero_adapters(spec, step.rows, getattr(torch, step.adapter_dtype))
         ids = torch.ones(step.rows, step.length, dtype=torch.long)
@@ -233,7 +236,7 @@ def adapter_file_bytes(spec: LoraSpec) -> int:
 
     with torch.device("meta"):
         tensors = adapter_tensors(spec, _zero_adapters(spec, 1, torch.float32))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", CHECKSUM: 64 * "0"}}
     start = 0
     for name in sorted(tensors):
         stop = start + tensors[name].nbytes

@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from t2l.files import FileProblemError
+from t2l.files import FileProblemError, read_json
+
+PICKLED = "bin-"
 
 
 def shipped_folder(name: str) -> Path | None:
@@ -70,19 +72,42 @@ def _weights_digest(file: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
+def _pickled_weights(folder: Path) -> list[Path]:
+    """The `.bin` files that transformers reads where there are no safetensors, their index first; other ones
+    (training_args.bin, an optimizer's state) are no weights."""
+    index = folder / "pytorch_model.bin.index.json"
+    if not index.is_file():
+        return [f for f in (folder / "pytorch_model.bin",) if f.is_file()]
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    return [index, *(f for f in (folder / name for name in names) if f.is_file())]
+
+
 def file_fingerprint(path: str) -> str | None:
     """Sha256 over a folder's weight files, independent of dtype and quantisation at load time.
 
-    The same for a hub id's folder in the cache and for a copy of it. None where there are no safetensors
-    files (a hub id, a folder in another format).
+    The same for a hub id's folder in the cache and for a copy of it; that of `.bin` files begins with `bin-`. None where
+    there are no weight files (a hub id, a folder in another format).
     """
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    folder = Path(path)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    kind = "" if files else PICKLED
+    files = files or (_pickled_weights(folder) if folder.is_dir() else [])
     if not files:
         return None
     digest = hashlib.sha256()
     for file in files:
         digest.update(_weights_digest(file))
-    return digest.hexdigest()
+    return kind + digest.hexdigest()
+
+
+def earlier_fingerprint_hint(recorded: str, found: str) -> str:
+    """What to add to the message that two fingerprints differ, where they may be of one base of `.bin` files."""
+    if not found.startswith(PICKLED) or recorded.startswith(PICKLED):
+        return ""
+    return (
+        "; for bases of .bin files earlier versions recorded a fingerprint that depends on base_model.dtype: if it is the same "
+        f"base, replace {recorded} by {found} in the records of what was trained"
+    )
 
 
 def model_config(path: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:
@@ -102,6 +127,11 @@ def model_config(path: str, trust_remote_code: bool = False, revision: str | Non
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code, revision=revision)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise ValueError(
+                f"base_model.path={path} brings Python code of its own, which runs only when told to: read it, then set "
+                "base_model.trust_remote_code=true"
+            ) from error
         known = sorted(f.name.replace("--", "/") for f in shipped.iterdir() if f.is_dir()) if shipped else []
         raise FileProblemError(
             f"base_model.path={path}: no config of it in the local cache or on the hub ({str(error).splitlines()[0]}); "

@@ -18,7 +18,7 @@ from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
 from t2l.lora import LoraSpec
 from t2l.memory import StepMemory, StepShape, adapter_file_bytes, meta_hypernetwork, step_memory
 from t2l.model_files import model_config
-from t2l.training import ReconstructionConfig
+from t2l.training import objective_of
 
 GIB = 2**30
 
@@ -93,7 +93,7 @@ class _Planner:
     def __init__(self, config: PlanConfig) -> None:
         base = config.base_model
         self.hf_config = model_config(base.path, base.trust_remote_code, base.revision)
-        self.meta: nn.Module = meta_model(self.hf_config)
+        self.meta: nn.Module = meta_model(self.hf_config, base.trust_remote_code)
         self.d_embedding = config.d_embedding or embedding_width(config.encoder, self.hf_config)
 
     def memory(self, config: PlanConfig) -> StepMemory:
@@ -106,14 +106,14 @@ class _Planner:
             self.d_embedding,
             self.meta,
             _step(config),
-            through_base=not isinstance(config.objective, ReconstructionConfig),
+            through_base=objective_of(config.objective).through_base,
         )
 
 
 def _variants(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
     """Single changes that save memory, those that change no result first."""
     trainer, base = config.trainer, config.base_model
-    if not isinstance(config.objective, ReconstructionConfig):
+    if objective_of(config.objective).through_base:
         if not trainer.gradient_checkpointing:
             yield "trainer.gradient_checkpointing=true", _with_trainer(config, gradient_checkpointing=True)
         rows = _step(config).rows

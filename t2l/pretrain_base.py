@@ -18,11 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2l.soundness import refuse_wild
 from t2l.suites.word_list_tokenizer import build_tokenizer
 from t2l.suites.word_lists import WordListRule, all_rules
 from t2l.tasks import IGNORE_INDEX, Example, tokenize_examples
 
 log = logging.getLogger(__name__)
+BASE_FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja", "README.md",
+)  # fmt: skip
+"""what a base model's folder holds"""
 
 
 @dataclass
@@ -137,6 +143,8 @@ def pretrain(config: PretrainBaseConfig) -> tuple[Any, Any]:
 
     Cross-entropy is taken on answers only. Muon (Jordan et al. 2024) updates the matrices inside the
     layers, AdamW the tied embedding and the norms.
+
+    Raises ValueError if training diverges.
     """
     from rich.progress import track
 
@@ -159,6 +167,7 @@ def pretrain(config: PretrainBaseConfig) -> tuple[Any, Any]:
         running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
         if (step + 1) % 100 == 0:
             log.info("step %d loss %.4f (%.0f s)", step + 1, running, time.perf_counter() - start)
+    refuse_wild(model.parameters(), "muon_lr or adamw_lr")
     return model.eval(), tokenizer
 
 

@@ -6,15 +6,17 @@ import logging
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from t2l import suites, verbs
 from t2l.adapter_io import load_adapter
 from t2l.base_model import load_base_model
+from t2l.conditions import conditions_for, trained_in
 from t2l.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig, TrainLibraryConfig
+from t2l.console import print_table
 from t2l.evaluate import evaluate, print_report
 from t2l.evaluation.board import view_split
-from t2l.evaluation.scoring import greedy_answers
+from t2l.evaluation.code_runner import as_configured
+from t2l.evaluation.scoring import check_code, greedy_answers
 from t2l.library import open_library
 from t2l.tasks import TaskSuite
 
@@ -45,33 +47,37 @@ def _unseen_split(suite: TaskSuite) -> str:
     return next((name for name, split in suite.splits.items() if split.tasks and not trained & {*split.tasks}), "train")
 
 
-def _show_one(config: QuickstartConfig, folder: Path, console: Console) -> None:
+def _show_one(config: QuickstartConfig, folder: Path) -> None:
     """Generates an adapter for a task never trained on, loads it back from disk and lets it answer."""
     suite = suites.build(config.suite)
     split = _unseen_split(suite)
-    view = view_split(suite, split, config.evaluation, config.seed, config.prompt.is_shown)
+    conditions = conditions_for("trained", config.base_model, None, trained_in([str(folder / "sft")]))
+    view = view_split(suite, split, config.evaluation, config.seed, conditions.definition == "shown")
     task, description = view.tasks[0], view.descriptions[0][0]
     out = folder / "generated"
     request = GenerateConfig(checkpoint=str(folder / "sft"), out=str(out))
     verbs.generate(request, [description], None)
-    base = load_base_model(config.base_model)
+    base = load_base_model(conditions.base_model)
     spec = open_library(folder / "library", base).spec
     questions = [q for q in view.questions() if q.task == task.name][:4]
     limits = (config.evaluation.max_new_tokens, config.evaluation.batch_size)
     bare = greedy_answers(base, questions, None, None, *limits)
     adapted = greedy_answers(base, questions, spec, load_adapter(out, spec), *limits)
-    table = Table(title=f"generated from: {description!r} (split {split})")
-    for column in ("input", "base alone", "with the generated adapter", "right answer"):
-        table.add_column(column)
-    for before, after in zip(bare, adapted, strict=True):
-        table.add_row(before.question.input, before.answer, after.answer, after.question.reference)
-    console.print(table)
-    console.print(f"PEFT adapter folder: {out}")
+    pairs = zip(bare, adapted, strict=True)
+    rows = [(before.question.input, before.answer, after.answer, after.question.reference) for before, after in pairs]
+    header = ("input", "base alone", "with the generated adapter", "right answer")
+    print_table(header, rows, f"generated from: {description!r} (split {split})")
+    print(f"PEFT adapter folder: {out}")
 
 
+@as_configured
 def quickstart(config: QuickstartConfig) -> None:
     """Runs the whole path; what is already in the run folder is kept and not done again."""
     console, folder = Console(), Path(config.run_dir or "runs/quickstart")
+    suite = suites.build(config.suite)
+    for split in (name for name, s in suite.splits.items() if s.tasks):
+        for task in view_split(suite, split, config.evaluation, config.seed).tasks:
+            check_code(task)
     console.rule("1/5 library: one LoRA per task, and the multi-task LoRA")
     verbs.train_library(
         TrainLibraryConfig(
@@ -100,13 +106,14 @@ def quickstart(config: QuickstartConfig) -> None:
             library=str(folder / "library"),
             contenders=config.contenders,
             few_shot=config.few_shot,
-            prompt=config.prompt,
+            allow_code_execution=config.allow_code_execution,
             robustness_split=None,
+            keep_calibration="generated" in config.contenders,
             checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],
             seed=config.seed,
             run_dir=str(folder),
         )
     )
     console.rule("5/5 one generated adapter at work")
-    _show_one(config, folder, console)
+    _show_one(config, folder)
     print_report(cells, folder)

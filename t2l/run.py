@@ -8,12 +8,14 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2l.files import read_json, write_json, write_text
+from t2l.continuation import Change, changes, refused
+from t2l.files import check_own, read_json, write_json, write_text
+from t2l.run_folder import overrides_of
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "hydra-core", "numpy")
@@ -61,10 +63,43 @@ def environment() -> dict[str, Any]:
 
 
 def environments(record: Path) -> list[dict[str, Any]]:
-    """The environments that a JSON record names under `environments`, and this one: all that worked on a folder."""
-    before = read_json(record).get("environments", []) if record.is_file() else []
-    now = environment()
-    return before if now in before else [*before, now]
+    """The environments that a JSON record names under `environments`, and this one: all that worked on a folder.
+
+    Warns if this one is none of them: what was begun under other code or packages goes on under these.
+    """
+    before, now = environments_of(read_json(record)) if record.is_file() else [], environment()
+    if now in before:
+        return before
+    if before:
+        log.warning(
+            "%s goes on under other code or packages: %s; both are recorded",
+            record.parent,
+            _differences(before[-1], now),
+        )
+    return [*before, now]
+
+
+def environments_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The environments that a record names; records of earlier versions name the first alone."""
+    first = [record["environment"]] if "environment" in record else []
+    return list(record.get("environments", first))
+
+
+def say_finished(folder: Path, record: Mapping[str, Any], what: str) -> None:
+    """Says that there is nothing left to do, and warns if the code or packages are not those that did it."""
+    log.info("already finished: %s has %s; nothing was trained", folder, what)
+    before, now = environments_of(record), environment()
+    if before and now not in before:
+        log.warning(
+            "%s was made by other code or packages (%s): choose another run_dir to make it again with these",
+            folder, _differences(before[-1], now),
+        )  # fmt: skip
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two environments differ in, in words."""
+    found = changes(before, now)
+    return ", ".join(f"{c.key.rsplit('.', 1)[-1]} {str(c.before)[:12]} -> {str(c.now)[:12]}" for c in found)
 
 
 class Run:
@@ -75,9 +110,22 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, verb: str, config: Mapping[str, Any], logger: LoggerConfig, writes: bool = True
+        self,
+        folder: Path,
+        verb: str,
+        config: Mapping[str, Any],
+        logger: LoggerConfig,
+        writes: bool = True,
+        defaults: Mapping[str, Any] | None = None,
+        may_change: Callable[[Change], str | None] | None = None,
     ) -> None:
         """Opens or continues the run in `folder`; `writes` is false in processes that leave files to the main one.
+
+        A run that goes on records every environment that worked on it, and every setting that changed.
+
+        Args:
+            defaults: of settings that a run of an earlier version does not name (`continuation.defaults_of`).
+            may_change: what speaks against a change of a setting that is not free (`continuation.refused`).
 
         Raises ValueError where the folder holds a run of another configuration.
         """
@@ -89,12 +137,25 @@ class Run:
             return
         record = folder / "run.json"
         if record.is_file():
-            found = read_json(record)
-            _check_same_config(folder, found["config"], json.loads(json.dumps(config)))
+            changed = check_settings(folder, config, defaults, may_change)
+            self._go_on(config, changed)
         else:
+            check_own(folder, [self._metrics.name, self._timings.name])
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(record, {"verb": verb, "config": config, "environment": environment()})
+            about = {} if (typed := overrides_of(folder)) is None else {"overrides": typed}
+            write_json(record, {"verb": verb, **about, "config": config, "environments": [environment()]})
         self._wandb = self._start_wandb(logger, config)
+
+    def _go_on(self, config: Mapping[str, Any], changed: Sequence[Change]) -> None:
+        path = self.folder / "run.json"
+        found, worked = read_json(path), environments(path)
+        told = [{**vars(c), "environment": worked.index(environment())} for c in changed]
+        for change in changed:
+            log.info("%s goes on with %s", self.folder, change)
+        kept = {k: v for k, v in found.items() if k not in ("environment", "finished", "stopped_early")}
+        write_json(
+            path, {**kept, "config": config, "environments": worked, "changes": [*found.get("changes", []), *told]}
+        )
 
     def _start_wandb(self, logger: LoggerConfig, config: Mapping[str, Any]) -> Any:
         if logger.wandb == "disabled":
@@ -140,11 +201,30 @@ class Run:
             self._wandb.finish()
 
 
-def _check_same_config(folder: Path, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    if found == config:
-        return
-    different = sorted(k for k in {*found, *config} if found.get(k) != config.get(k))
-    raise ValueError(
-        f"{folder} holds a run with another configuration (different: {', '.join(different)}): "
-        "choose another run_dir, or remove that folder"
-    )
+def check_settings(
+    folder: Path,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    may_change: Callable[[Change], str | None] | None = None,
+) -> list[Change]:
+    """The settings in which a run that is to go on differs from how it was begun; none if there is no run yet.
+
+    Raises ValueError for a setting that changes what comes out.
+    """
+    record = folder / "run.json"
+    if not record.is_file():
+        return []
+    found = read_json(record)
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise ValueError(f"{record} is no record of a run of t2l's: choose another run_dir")
+    changed = changes(found["config"], config, defaults)
+    against = refused(changed, may_change) if may_change is not None else refused(changed)
+    if against:
+        by_key = {c.key: c for c in changed}
+        told = "; ".join(f"{by_key[key]}: {reason}" for key, reason in list(against.items())[:3])
+        more = f"; and {len(against) - 3} more" if len(against) > 3 else ""
+        raise ValueError(
+            f"{folder} holds a run with another configuration ({told}{more}). Choose another run_dir, or give the values "
+            "it was begun with"
+        )
+    return changed

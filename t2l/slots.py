@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,6 +30,7 @@ from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights, concatenate, fresh_lora
 from t2l.objectives import label_loss
 from t2l.seeding import generator_for
+from t2l.soundness import Judgement, Losses
 from t2l.tasks import TokenizedExample
 
 
@@ -118,11 +118,10 @@ class TrainedAdapter:
     validation_loss: float | None = None
     training_time_s: float = 0.0
     """its share of the time of the passes it took part in"""
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the loss or any weight is not a finite number."""
-        return not (math.isfinite(self.final_loss) and all(bool(t.isfinite().all()) for t in self.weights.tensors()))
+    losses: Losses = field(default_factory=Losses)
+    """before and after training on the same rows, once it has been judged"""
+    judgement: Judgement = field(default_factory=Judgement)
+    """whether it is sound, once it has been judged"""
 
 
 def initial_adapter(spec: LoraSpec, seed: int, name: str, shared_a: bool) -> LoraWeights:
@@ -187,7 +186,7 @@ def _per_slot(values: Float[Tensor, " slots"], like: Tensor) -> Tensor:
 
 
 @dataclass
-class _Slot:
+class Slot:
     """What one slot is doing: its job, how far it is, when it ends, and what it has seen."""
 
     job: TrainingJob
@@ -205,11 +204,22 @@ class _Slot:
     best: LoraWeights | None = field(default=None, repr=False)
 
 
-_PROGRESS = ("end", "start", "step", "cycles", "time_s", "checks_since_best", "best_loss")
+@dataclass
+class WaitingSlot:
+    """A job that has begun and waits for a place: from a snapshot of more slots than there are now."""
+
+    slot: Slot
+    weights: list[Tensor]
+    moments: list[Tensor]
+    """mean, then square, of every trained tensor"""
 
 
 class SlotTrainer:
-    """Trains a queue of jobs in a fixed number of slots; `step` until `done`."""
+    """Trains a queue of jobs in a fixed number of slots; `step` until `done`.
+
+    `snapshots.py` saves and restores its state: `slots` and their weights and moments, those `waiting` for a slot,
+    and the `queue` of jobs not yet begun.
+    """
 
     def __init__(
         self, base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainingJob], slots: int, config: SlotConfig, seed: int
@@ -217,26 +227,39 @@ class SlotTrainer:
         if not jobs or slots < 1:
             raise ValueError(f"library training needs at least one job and one slot, not {len(jobs)} and {slots}")
         self.base, self.spec, self.config, self.seed = base, spec, config, seed
-        self._queue = deque(jobs)
-        first = [self._queue.popleft() for _ in range(min(slots, len(jobs)))]
-        self._slots = [self._occupy(job) for job in first]
+        self.capacity, self.queue = slots, deque(jobs)
+        self.waiting: deque[WaitingSlot] = deque()
+        first = [self.queue.popleft() for _ in range(min(slots, len(jobs)))]
+        self.slots = [self.occupy(job) for job in first]
         start = concatenate(initial_adapter(spec, seed, j.name, config.shared_a) for j in first)
         self.adopt(start.to(base.device))
 
     @property
     def done(self) -> bool:
         """Whether every job is finished."""
-        return not self._slots
+        return not self.slots
+
+    @property
+    def rows_at_once(self) -> int:
+        """Most rows that a step can put into one pass; no pass outside steps is larger."""
+        return self.capacity * self.config.rows_per_task
 
     @property
     def running(self) -> list[str]:
         """Names of the jobs in the slots."""
-        return [s.job.name for s in self._slots]
+        return [s.job.name for s in self.slots]
 
-    def _occupy(self, job: TrainingJob) -> _Slot:
+    @property
+    def loss(self) -> float:
+        """Mean over slots of the newest training loss (nats per token); nan before the first step."""
+        newest = [s.tail[-1] for s in self.slots if s.tail]
+        return float(torch.stack(newest).mean()) if newest else math.nan
+
+    def occupy(self, job: TrainingJob) -> Slot:
+        """A slot at the beginning of a job."""
         lengths = [r.length for r in job.rows] if self.config.bucket_by_length else None
         order = RowCycle(len(job.rows), self.seed, job.name, self.config.rows_per_task, lengths)
-        return _Slot(job, order, deque(maxlen=max(1, self.config.steps // 10)), self.config.steps)
+        return Slot(job, order, deque(maxlen=max(1, self.config.steps // 10)), self.config.steps)
 
     def adopt(self, weights: LoraWeights) -> None:
         """Trains these weights, one adapter per slot, in their dtype; optimiser state starts anew."""
@@ -249,7 +272,7 @@ class SlotTrainer:
     def _losses(self, slots: Sequence[int], rows: Sequence[TokenizedExample]) -> Float[Tensor, " slots"]:
         """Mean loss of each given slot, whose rows follow one another in equal numbers. Runs backward if it can."""
         batch = collate(rows, self.base.tokenizer.pad_token_id, self.base.device)
-        everything = len(slots) == len(self._slots)
+        everything = len(slots) == len(self.slots)
         weights = self.weights if everything else self.weights[torch.tensor(slots, device=self.base.device)]
         autocast: AbstractContextManager[object] = (
             torch.autocast(self.base.device.type, torch.bfloat16) if self.config.autocast else nullcontext()
@@ -266,8 +289,8 @@ class SlotTrainer:
     def step(self) -> list[TrainedAdapter]:
         """One optimiser step of every slot. Returns the adapters that it finished, and refills their slots."""
         began, count = time.perf_counter(), self.config.rows_per_task
-        rows = [[s.job.rows[i] for i in s.order.take(s.step, count)] for s in self._slots]
-        losses = torch.zeros(len(self._slots), device=self.base.device)
+        rows = [[s.job.rows[i] for i in s.order.take(s.step, count)] for s in self.slots]
+        losses = torch.zeros(len(self.slots), device=self.base.device)
         with checkpointing(self.base.model) if self.config.gradient_checkpointing else nullcontext():
             widths = [max(r.length for r in group) for group in rows]
             for slots in cheapest_passes(widths, self.config.pass_cost / count):
@@ -276,20 +299,20 @@ class SlotTrainer:
         warmup = self.config.warmup_fraction
         factors = [
             self.config.cycle_lr ** (s.cycles - 1) * linear_schedule(s.step - s.start, s.end - s.start, warmup)
-            for s in self._slots
+            for s in self.slots
         ]
-        counts = torch.tensor([s.step + 1.0 for s in self._slots], device=self.base.device)
+        counts = torch.tensor([s.step + 1.0 for s in self.slots], device=self.base.device)
         self.optimizer.step(self.config.lr * torch.tensor(factors, device=counts.device), counts)
-        for i, slot in enumerate(self._slots):
+        for i, slot in enumerate(self.slots):
             slot.step += 1
             slot.tail.append(losses[i])
-            slot.time_s += (time.perf_counter() - began) / len(self._slots)
+            slot.time_s += (time.perf_counter() - began) / len(self.slots)
         self._check()
         return self._harvest()
 
     def _check(self) -> None:
         """Where it is time: looks for divergence and at validation rows, ends training or begins a new cycle."""
-        for i, slot in enumerate(self._slots):
+        for i, slot in enumerate(self.slots):
             is_end = slot.step == slot.end
             if not is_end and slot.step % self.config.check_every:
                 continue
@@ -300,7 +323,7 @@ class SlotTrainer:
 
     def _look(self, i: int, is_end: bool) -> None:
         """Measures a slot's validation loss, keeps the best weights, and stops or begins a cycle accordingly."""
-        slot, config = self._slots[i], self.config
+        slot, config = self.slots[i], self.config
         loss = self._validation_loss(i)
         slot.checks_since_best += 1
         if loss < slot.best_loss:
@@ -313,28 +336,32 @@ class SlotTrainer:
 
     @torch.no_grad()
     def _validation_loss(self, i: int) -> float:
-        return float(self._losses([i], self._slots[i].job.validation_rows)[0])
+        rows, most = self.slots[i].job.validation_rows, self.rows_at_once
+        parts = [rows[begin : begin + most] for begin in range(0, len(rows), most)]
+        return sum(float(self._losses([i], part)[0]) * len(part) for part in parts) / len(rows)
 
     def _copy(self, i: int) -> LoraWeights:
         return self.weights[i].detach().to("cpu", copy=True)
 
     def _harvest(self) -> list[TrainedAdapter]:
-        finished = [i for i, s in enumerate(self._slots) if s.step >= s.end]
+        finished = [i for i, s in enumerate(self.slots) if s.step >= s.end]
         if not finished:
             return []
         trained = [self._result(i) for i in finished]
-        keep = set(range(len(self._slots)))
+        keep = set(range(len(self.slots)))
         for i in finished:
-            if self._queue:
-                self._refill(i, self._queue.popleft())
+            if self.waiting:
+                self._take_up(i, self.waiting.popleft())
+            elif self.queue:
+                self._refill(i, self.queue.popleft())
             else:
                 keep.remove(i)
-        if len(keep) < len(self._slots):
+        if len(keep) < len(self.slots):
             self._shrink(sorted(keep))
         return trained
 
     def _result(self, i: int) -> TrainedAdapter:
-        slot = self._slots[i]
+        slot = self.slots[i]
         last = list(slot.tail)[-max(1, slot.step // 10) :]
         final = float(torch.stack(last).mean())
         if slot.best is not None:
@@ -347,49 +374,19 @@ class SlotTrainer:
         for ours, new in zip(self.weights.tensors(), fresh.tensors(), strict=True):
             ours[i] = new[0].to(ours.device)
         self.optimizer.reset(i)
-        self._slots[i] = self._occupy(job)
+        self.slots[i] = self.occupy(job)
+
+    @torch.no_grad()
+    def _take_up(self, i: int, waiting: WaitingSlot) -> None:
+        ours = [*self.weights.tensors(), *self.optimizer.mean, *self.optimizer.square]
+        for tensor, saved in zip(ours, [*waiting.weights, *waiting.moments], strict=True):
+            tensor[i] = saved.to(tensor.device)
+        self.slots[i] = waiting.slot
 
     def _shrink(self, keep: list[int]) -> None:
         """Gives up empty slots, so that the queue's end wastes no computation."""
-        self._slots = [self._slots[i] for i in keep]
+        self.slots = [self.slots[i] for i in keep]
         old = self.optimizer
         self.adopt(self.weights.detach()[keep])
         self.optimizer.mean = [m[keep] for m in old.mean]
         self.optimizer.square = [s[keep] for s in old.square]
-
-    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Everything that `restore` needs to go on to the very same adapters: a JSON-able record, and tensors."""
-        tensors = {f"weights.{i}": t.detach() for i, t in enumerate(self.weights.tensors())}
-        tensors |= {f"mean.{i}": t for i, t in enumerate(self.optimizer.mean)}
-        tensors |= {f"square.{i}": t for i, t in enumerate(self.optimizer.square)}
-        slots = []
-        for i, slot in enumerate(self._slots):
-            progress = {key: getattr(slot, key) for key in _PROGRESS}
-            slots.append({"name": slot.job.name, **progress, "has_best": slot.best is not None})
-            if slot.tail:
-                tensors[f"tail.{i}"] = torch.stack(list(slot.tail))
-            if slot.best is not None:
-                tensors |= {f"best.{i}.{k}": t for k, t in enumerate(slot.best.tensors())}
-        return {"slots": slots, "queue": [j.name for j in self._queue]}, tensors
-
-    def restore(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor], jobs: Sequence[TrainingJob]) -> None:
-        """Takes up a snapshot of a trainer with the same spec, config and seed, in place of its own beginning."""
-        by_name = {j.name: j for j in jobs}
-        self._queue = deque(by_name[name] for name in record["queue"])
-        self.adopt(self._weights(tensors, "weights").to(self.base.device))
-        for kind, moments in (("mean", self.optimizer.mean), ("square", self.optimizer.square)):
-            for i, moment in enumerate(moments):
-                moment.copy_(tensors[f"{kind}.{i}"])
-        self._slots = []
-        for i, entry in enumerate(record["slots"]):
-            slot = self._occupy(by_name[entry["name"]])
-            for key in _PROGRESS:
-                setattr(slot, key, entry[key])
-            slot.tail.extend(tensors[f"tail.{i}"].to(self.base.device) if f"tail.{i}" in tensors else [])
-            slot.best = self._weights(tensors, f"best.{i}") if entry["has_best"] else None
-            self._slots.append(slot)
-
-    def _weights(self, tensors: Mapping[str, Tensor], prefix: str) -> LoraWeights:
-        names = self.spec.group_names
-        A, B = ({n: tensors[f"{prefix}.{i + offset}"] for i, n in enumerate(names)} for offset in (0, len(names)))
-        return LoraWeights(A, B)

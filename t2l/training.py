@@ -7,7 +7,7 @@ place); the loop owns the schedule, clipping, logging, checkpoints and resuming.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from t2l import random_state
 from t2l.adapters import ADAPTER_MEMORY, AdapterSource, Cached, Held, as_source
 from t2l.base_model import BaseModel, checkpointing, label_logits
 from t2l.batches import TaskDraw, cheapest_passes, collate, draw_noise, draw_tasks, gather_embeddings
@@ -25,89 +26,16 @@ from t2l.hypernetwork import Hypernetwork
 from t2l.injection import inject
 from t2l.lora import LoraWeights
 from t2l.objectives import frobenius_distance, l1_distance, label_loss, product_norm, weight_penalty
+from t2l.out_of_memory import explained
+from t2l.progress import Progress
 from t2l.run import Run
-from t2l.slots import linear_schedule
+from t2l.seeding import generator_for
+from t2l.selection import Selection
+from t2l.soundness import judge_run
 from t2l.tasks import TokenizedExample
+from t2l.trainer_config import TrainerConfig
 
 log = logging.getLogger(__name__)
-OPTIMIZERS = ("adamw", "adamw_8bit")
-ADAPTER_DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass
-class TrainerConfig:
-    """The training loop of a hypernetwork."""
-
-    steps: int = 1000
-    """optimiser steps"""
-    lr: float = 0.001
-    """peak learning rate of AdamW"""
-    weight_decay: float = 0.01
-    """decoupled weight decay"""
-    beta2: float = 0.999
-    """decay of AdamW's second moment"""
-    warmup_fraction: float = 0.1
-    """part of the steps over which the learning rate rises; it then falls linearly to zero"""
-    clip: float = 1.0
-    """largest gradient norm"""
-    tasks_per_step: int = 48
-    """tasks per step, one description each"""
-    rows_per_task: int = 3
-    """examples per task and step (SFT)"""
-    description_whitening: float | None = None
-    """shrinkage in (0, 1] of the within-task covariance that descriptions are whitened by; None leaves them"""
-    description_noise: float = 0.0
-    """norm of the Gaussian noise added to a (whitened) description in training, relative to its own"""
-    optimizer: str = "adamw"
-    """adamw, or adamw_8bit: moments in 8 bits by bitsandbytes (Dettmers et al. 2022, arXiv:2110.02861)"""
-    max_length: int = 512
-    """longest sequence in tokens; user turns lose their beginning (SFT)"""
-    gradient_checkpointing: bool = False
-    """recompute each decoder layer of the base in the backward pass instead of keeping its activations (SFT)"""
-    rows_per_pass: int | None = None
-    """most rows that go through the base at once; a step's gradients are summed over its passes, so that this changes
-    memory alone; None: no limit (SFT)"""
-    adapter_dtype: str = "float32"
-    """precision in which generated adapters are multiplied; the hypernetwork itself stays in float32 (SFT)"""
-    pass_cost: int = 512
-    """what a pass through the base costs beside its tokens, in tokens; tasks share passes so that tokens with
-    padding + passes is least (SFT)"""
-    checkpoint_every: int = 100
-    """steps between checkpoints"""
-    log_every: int = 10
-    """steps between lines of metrics.jsonl"""
-
-    def __post_init__(self) -> None:
-        counts = (
-            "steps",
-            "tasks_per_step",
-            "rows_per_task",
-            "checkpoint_every",
-            "log_every",
-            "pass_cost",
-            "max_length",
-        )
-        for key in counts:
-            if getattr(self, key) < 1:
-                raise ValueError(f"trainer.{key} must be at least 1, not {getattr(self, key)}")
-        for key, allowed in (("optimizer", OPTIMIZERS), ("adapter_dtype", ADAPTER_DTYPES)):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, not {getattr(self, key)!r}")
-        if self.rows_per_pass is not None and self.rows_per_pass < self.rows_per_task:
-            raise ValueError(
-                f"trainer.rows_per_pass={self.rows_per_pass} is less than rows_per_task={self.rows_per_task}, and the "
-                "rows of a task share a pass"
-            )
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError("trainer: lr and clip must be positive")
-        if self.description_whitening is not None and not 0 < self.description_whitening <= 1:
-            raise ValueError(f"trainer.description_whitening must be in (0, 1], not {self.description_whitening}")
-        if not 0 < self.beta2 < 1:
-            raise ValueError(f"trainer.beta2 must be in (0, 1), not {self.beta2}")
-        if self.description_noise < 0:
-            raise ValueError(f"trainer.description_noise must be 0 or more, not {self.description_noise}")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"trainer.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
 
 
 @dataclass
@@ -149,6 +77,9 @@ class ReconstructionConfig:
 class Objective(Protocol):
     """What the loop needs of an objective."""
 
+    through_base: bool
+    """whether a step's loss goes through the base model"""
+
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """Computes a step's loss, accumulates gradients, and returns metrics to log.
 
@@ -184,6 +115,8 @@ class _Descriptions:
 
 class SftObjective:
     """Cross-entropy of responses under generated adapters (the SFT loss of Charakorn et al. 2025)."""
+
+    through_base = True
 
     def __init__(
         self,
@@ -242,6 +175,8 @@ class SftObjective:
 class ReconstructionObjective:
     """Distance to the library's adapters (the reconstruction loss of Charakorn et al. 2025)."""
 
+    through_base = False
+
     def __init__(
         self,
         config: ReconstructionConfig,
@@ -264,6 +199,13 @@ class ReconstructionObjective:
             hypernetwork.set_statistics(self.library)
             self.library.release()
 
+    def distance(self, units: Hypernetwork, predicted: LoraWeights, target: LoraWeights) -> Float[Tensor, ""]:
+        """The loss of generated adapters beside those they should be; `units` is the hypernetwork without wrapper."""
+        if self.config.distance == "l1":
+            return l1_distance(units.normalise(predicted), units.normalise(target))
+        distance = frobenius_distance(predicted, target)
+        return (distance / product_norm(target) if self.config.standardise else distance).mean()
+
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """One step on `tasks_per_step` adapters."""
         draw = draw_tasks(
@@ -274,14 +216,24 @@ class ReconstructionObjective:
         device = next(hypernetwork.parameters()).device
         target = self._targets.make(draw.tasks[share]).to(device)
         predicted = self.descriptions.generate(hypernetwork, draw, share, step, device)
-        if self.config.distance == "l1":
-            units = unwrap(hypernetwork)
-            loss = l1_distance(units.normalise(predicted), units.normalise(target))
-        else:
-            distance = frobenius_distance(predicted, target)
-            loss = (distance / product_norm(target) if self.config.standardise else distance).mean()
+        loss = self.distance(unwrap(hypernetwork), predicted, target)
         loss.backward()
         return {"train/loss": loss.item()}
+
+
+OBJECTIVES: dict[type, type[SftObjective] | type[ReconstructionObjective]] = {
+    SftConfig: SftObjective,
+    ReconstructionConfig: ReconstructionObjective,
+}
+
+
+def objective_of(config: Any) -> type[SftObjective] | type[ReconstructionObjective]:
+    """The objective that a config is of. Raises ValueError where it is none, or of a kind that there is not."""
+    if type(config) not in OBJECTIVES:
+        raise ValueError(
+            f"objective: there is none for the config {type(config).__name__}; choose one, like objective=sft"
+        )
+    return OBJECTIVES[type(config)]
 
 
 def make_optimizer(config: TrainerConfig, hypernetwork: Hypernetwork) -> torch.optim.Optimizer:
@@ -293,9 +245,59 @@ def make_optimizer(config: TrainerConfig, hypernetwork: Hypernetwork) -> torch.o
     }
     if config.optimizer == "adamw":
         return torch.optim.AdamW(hypernetwork.parameters(), **options)
+    if config.optimizer != "adamw_8bit":
+        raise ValueError(f"trainer.optimizer: there is no {config.optimizer!r}")
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(hypernetwork.parameters(), **options)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the loop needs of validation: metrics of a hypernetwork, and what they are measured on."""
+
+    measure: Callable[[Hypernetwork], dict[str, float]]
+    """gives `trainer.select_by` and other metrics, the same in every process; leaves the hypernetwork as it was"""
+    on: Mapping[str, Any]
+    """tasks, rows and where descriptions come from, by part"""
+
+
+def is_trained(config: TrainerConfig, record: CheckpointRecord) -> bool:
+    """Whether a checkpoint is the end of its training: after the last step, or where training stopped early."""
+    return record.step >= config.steps or (record.selection is not None and record.selection.is_over(config.patience))
+
+
+def _train_step(
+    config: TrainerConfig,
+    objective: Objective,
+    model: nn.Module,
+    hypernetwork: Hypernetwork,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> dict[str, float]:
+    """One update of the hypernetwork, which `model` may wrap. Returns the step's metrics."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate(step)
+    metrics = objective.backward(model, step)
+    norm = torch.nn.utils.clip_grad_norm_(hypernetwork.parameters(), config.clip)
+    if not bool(norm.isfinite()):
+        raise ValueError(f"training diverged at step {step + 1} (gradient norm {float(norm)}): lower trainer.lr")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**metrics, "train/grad_norm": float(norm), "train/lr": config.learning_rate(step)}
+
+
+def _validate(
+    config: TrainerConfig, validation: Validation | None, hypernetwork: Hypernetwork, record: CheckpointRecord
+) -> tuple[CheckpointRecord, dict[str, float]]:
+    """The record with a newer choice, and the metrics, of a step that is to be validated; else the record and nothing."""
+    if validation is None or record.selection is None or config.validate_every is None:
+        return record, {}
+    if record.step % config.validate_every and record.step != config.steps:
+        return record, {}
+    with random_state.undisturbed():
+        metrics = validation.measure(hypernetwork)
+    return replace(record, selection=record.selection.after(record.step, metrics)), metrics
 
 
 def train(
@@ -307,47 +309,54 @@ def train(
     seed: int,
     world: World | None = None,
     training_data: TrainingData | None = None,
+    validation: Validation | None = None,
 ) -> CheckpointRecord:
     """Trains to the end, resuming from the run's newest checkpoint. Returns the final record.
 
     Among several processes each takes its share of a step's tasks, gradients are averaged by
     DistributedDataParallel, and the main process writes: the global batch and its loss stay the same.
 
-    Resuming is exact: sampling is a function of (seed, step), and optimiser moments and the torch
-    generator come back from the checkpoint.
+    Resuming is exact: sampling is a function of (seed, step), and optimiser moments, every random generator and the
+    choice of the best checkpoint come back from the checkpoint.
     """
-    from rich.progress import track
-
     world = world or World()
     optimizer = make_optimizer(config, hypernetwork)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed if world.rank == 0 else int(generator_for("process", seed, world.rank).integers(2**62)))
     newest = latest_checkpoint(run.folder)
-    done = resume(newest, hypernetwork, optimizer) if newest is not None else 0
+    if newest is not None:
+        found = resume(newest, hypernetwork, optimizer, world.rank, world.size, seed)
+        record = replace(record, step=found.step, selection=found.selection)
+        log.info("resuming %s at step %d", run.folder, record.step)
+    if validation is not None and record.selection is None:
+        record = replace(record, selection=Selection(config.select_by, validation.on))
     if world.is_main:
-        run.forget_after(done)
-    if done:
-        log.info("resuming %s at step %d", run.folder, done)
+        run.forget_after(record.step)
     model = world.data_parallel(hypernetwork.train())
     label = f"training ({record.objective})"
-    for step in track(
-        range(done, config.steps), description=label, total=config.steps, completed=done, disable=not world.is_main
+    with (
+        explained(lambda: config.out_of_memory(objective.through_base)),
+        Progress(label, config.steps, completed=record.step, shown=world.is_main) as progress,
     ):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * linear_schedule(step, config.steps, config.warmup_fraction)
-        metrics = objective.backward(model, step)
-        norm = torch.nn.utils.clip_grad_norm_(hypernetwork.parameters(), config.clip)
-        if not bool(norm.isfinite()):
-            raise ValueError(f"training diverged at step {step + 1} (gradient norm {float(norm)}): lower trainer.lr")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        finished = step + 1
-        if finished % config.log_every == 0 or finished == config.steps:
-            learning_rate = optimizer.param_groups[0]["lr"]
-            metrics = {**world.mean(metrics), "train/grad_norm": float(norm), "train/lr": learning_rate}
-            if world.is_main:
-                run.log_metrics(finished, metrics)
-        if world.is_main and (finished % config.checkpoint_every == 0 or finished == config.steps):
-            save_checkpoint(run.folder, replace(record, step=finished), hypernetwork, optimizer, training_data)
+        while not is_trained(config, record):
+            step, finished = record.step, record.step + 1
+            metrics = _train_step(config, objective, model, hypernetwork, optimizer, step)
+            record, validated = _validate(config, validation, hypernetwork, replace(record, step=finished))
+            is_end = is_trained(config, record)
+            if finished % config.log_every == 0 or is_end or validated:
+                metrics = {**world.mean(metrics), **validated}
+                if world.is_main:
+                    run.log_metrics(finished, metrics)
+            is_best = record.selection is not None and record.selection.best_step == finished
+            if finished % config.checkpoint_every == 0 or is_end or is_best:
+                states = world.gather(random_state.capture())
+                if world.is_main:
+                    save_checkpoint(run.folder, record, hypernetwork, optimizer, training_data, states)
+            shown = {"loss": metrics["train/loss"]} | ({"validation": validated[config.select_by]} if validated else {})
+            progress.advance(1, **shown)
+    if record.selection is not None:
+        log.info("%s: the end is %s", run.folder, record.selection.text(record.step, record.step))
+    if world.is_main:
+        run.record(**judge_run(run.folder / "metrics.jsonl", "trainer.lr").to_json())
     world.wait()
     hypernetwork.eval()
-    return replace(record, step=config.steps)
+    return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,6 +29,7 @@ from transformers import (  # noqa: E402
 )
 
 from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model  # noqa: E402
+from t2l.evaluation.code_runner import code_execution  # noqa: E402
 from t2l.lora import LoraSpec, LoraWeights  # noqa: E402
 from t2l.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
 
@@ -77,6 +79,13 @@ def random_adapters(spec: LoraSpec, batch: int, seed: int = 0, size: float = 0.3
 @pytest.fixture(scope="session")
 def tokenizer() -> object:
     return build_tokenizer()
+
+
+@pytest.fixture
+def code_allowed() -> Iterator[None]:
+    """Code that answers hold may run, as with `allow_code_execution=true`."""
+    with code_execution(True):
+        yield
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def make(root: Path) -> Path:
     board = ["tasks_per_split=3", "examples_per_task=2", "descriptions_per_task=2", "bootstrap_samples=20"]
     main(
         ["evaluate", *SMALL, *(f"evaluation.{b}" for b in board), f"library={root}/library",
-         f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board", "few_shot.steps=2",
+         f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board", "few_shot.steps=2", "keep_calibration=true",
          f"contenders=[{','.join(CONTENDERS)}]"]
     )  # fmt: skip
     main(["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{root}/one"])

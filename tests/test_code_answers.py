@@ -8,6 +8,7 @@ from t2l.suites.rows import mark_prompt, split_prompt
 
 HEAD = 'from typing import List\n\ndef half(x):\n    return x / 2\n\ndef mean(xs: List[int]):\n    """The mean."""\n'
 TESTS = mark_prompt(HEAD, "assert mean([1, 3]) == 2\nassert half(4) == 2")
+pytestmark = pytest.mark.usefixtures("code_allowed")
 BODY = "    total = 0\n    for x in xs:\n        total += x\n    return total / len(xs)\n"
 WHOLE = f"def mean(xs: List[int]):\n{BODY}"
 

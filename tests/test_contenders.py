@@ -14,8 +14,9 @@ from t2l.encoder import EncoderConfig, TaskEncoder
 from t2l.evaluation.board import Board, BoardConfig, SameInputsError, paired_difference, view_split
 from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter, mean_of_products
 from t2l.evaluation.conditioning import CONDITIONS, DescriptionBank, Generated
-from t2l.evaluation.contenders import Base, Entry, InContext, Prompted, SplitView, training_examples
+from t2l.evaluation.contenders import Base, Entry, Prompted, SplitView, training_examples
 from t2l.evaluation.costs import multiplied_weights
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.robustness import STYLES, rewrite
 from t2l.evaluation.scoring import questions_for
 from t2l.few_shot import FewShot, FewShotConfig, Refined
@@ -88,6 +89,10 @@ def generated(
     return [Generated("generated_sft", c, model, encoder, bank, 0) for c in CONDITIONS]
 
 
+def in_context(base: BaseModel, with_description: bool) -> InContext:
+    return InContext(base, 2, with_description, CONFIG, 3)
+
+
 def test_every_contender_feeds_the_base_something_else(
     tiny_base: BaseModel, spec: LoraSpec, library: AdapterLibrary, training_tasks: list[str], encoder: TaskEncoder,
     bank: DescriptionBank, view: SplitView,
@@ -95,7 +100,7 @@ def test_every_contender_feeds_the_base_something_else(
     few = FewShotConfig(examples=2, steps=2)
     text = generated(spec, encoder, bank)
     contenders = [
-        Base(), Prompted(), InContext(2, False), InContext(2, True), LibraryMean(library, training_tasks),
+        Base(), Prompted(), in_context(tiny_base, False), in_context(tiny_base, True), LibraryMean(library, training_tasks),
         NearestAdapter(library, bank, encoder), ArrowRouting(library, training_tasks, tiny_base, 2),
         LoraHub(library, training_tasks, tiny_base, 3, 2, 2, 0), FewShot(tiny_base, spec, few, 0), *text,
         Refined(text[0], tiny_base, few, 0),
@@ -134,16 +139,7 @@ class DroppedShots(InContext):
 
 def test_in_context_learning_without_its_shots_is_caught(tiny_base: BaseModel, spec: LoraSpec, view: SplitView) -> None:
     with pytest.raises(SameInputsError, match="contenders base and icl feed the base model the same text"):
-        Board(tiny_base, spec, CONFIG, 0).score([Base(), DroppedShots(2, False)], [view])
-
-
-def test_shots_are_training_examples_and_stand_before_the_input(view: SplitView) -> None:
-    for question in InContext(2, True).enter(view).questions:
-        task = next(t for t in view.tasks if t.name == question.task)
-        shots = "\n".join(f"{e.input}\n{e.output}" for e in task.examples["train"][:2])
-        assert question.content.endswith(f"{shots}\n{question.input}")
-    with pytest.raises(ValueError, match="has 10 training examples, 11 shots are asked for"):
-        InContext(11, False).enter(view)
+        Board(tiny_base, spec, CONFIG, 0).score([Base(), DroppedShots(tiny_base, 2, False, CONFIG, 3)], [view])
 
 
 def test_a_generator_that_ignores_its_text_is_not_distinguishable_from_a_static_one(

@@ -20,15 +20,16 @@ SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compos
 TRAIN = [
     *SMALL, "descriptions_per_task=2", "hypernetwork=residual", "trainer.steps=12", "trainer.tasks_per_step=8",
     "trainer.log_every=1", "trainer.description_noise=0.3", "trainer.checkpoint_every=5",
+    "trainer.validate_every=4", "trainer.validate_score=true", "trainer.validation_tasks=5", "trainer.validation_rows=3",
 ]  # fmt: skip
 TASKS = "[keep_tools,count_jobs,sort,reverse,any_animals]"
 LIBRARY = [*SMALL, f"tasks={TASKS}", "training.steps=25", "training.cycles=1", "training.rows_per_task=2"]
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "t2l"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=600, cwd=cwd)
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -55,8 +56,13 @@ def test_two_processes_train_like_one(alone: Path, tmp_path: Path, shard: bool) 
 
 
 def test_two_processes_train_the_library_of_one(tmp_path: Path) -> None:
-    done = torchrun("train_library", *LIBRARY, f"run_dir={tmp_path}/two")
+    done = torchrun("train_library", *LIBRARY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
+    # Without a folder of its own the main process finds one, and tells the other.
+    (default,) = (tmp_path / "runs/train_library").glob("[!.]*")
+    assert done.stderr.count(f"t2l: folder: runs/train_library/{default.name}") == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"runs"}
+    default.rename(tmp_path / "two")
     main(["train_library", *LIBRARY, f"run_dir={tmp_path}/one"])
     one, two = (examine_library(tmp_path / name) for name in ("one", "two"))
     assert [a.task for a in one.adapters] == [a.task for a in two.adapters]

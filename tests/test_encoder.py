@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from small_encoder import sentence_transformer, tiny_bert
 from torch import Tensor
 
 from t2l.encoder import EncoderConfig, TaskEncoder, config_from_json
@@ -22,14 +23,17 @@ TEXTS = ["Keep only the animals.", "Count."]
 class CountingEmbedder:
     """Stands for an encoder and counts what it is asked to embed."""
 
-    identity, reads_any_text, cache = "counting", True, ""
+    identity, reads_any_text, cache, name = "counting", True, "", "counting"
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
     def embed(self, texts: list[str], progress: bool) -> Tensor:
         self.asked += texts
-        return torch.tensor([[float(len(t)), float(hash(t) % 97)] for t in texts])
+        return torch.tensor([[float(len(t)), float(sum(t.encode()))] for t in texts])
+
+    def reads(self, text: str) -> str:
+        return text
 
 
 def encoder_in(folder: Path) -> tuple[TaskEncoder, CountingEmbedder]:
@@ -136,37 +140,17 @@ def test_unknown_encoders_are_refused(path: str) -> None:
     "settings",
     [
         {"pooling": "max"}, {"normalize": "sometimes"}, {"dtype": "int8"}, {"max_length": 0}, {"kind": "one_hot"},
-        {"prompt": "a", "prompt_name": "b"},
+        {"prompt": "a", "prompt_name": "b"}, {"long_texts": "fold"},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"encoder\.(pooling|normalize|dtype|max_length|kind|prompt)"):
+    with pytest.raises(ValueError, match=r"encoder\.(pooling|normalize|dtype|max_length|kind|prompt|long_texts)"):
         EncoderConfig(**settings)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """A tiny BERT in Hugging Face format, that says nothing of pooling."""
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("plain")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=400, max_position_embeddings=64, pad_token_id=0, **sizes)).save_pretrained(folder)
-    bare = copy.deepcopy(tokenizer)
-    bare.chat_template = None  # with one, sentence-transformers would save a model of chats
-    bare.save_pretrained(folder)
-    return folder
-
-
-def sentence_transformer(plain: Path, folder: Path, mode: Any, normalize: bool = False, **prompts: Any) -> Path:
-    """The tiny BERT with a sentence-transformers config."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    modules = [Transformer(str(plain)), Pooling(8, mode), *([Normalize()] if normalize else [])]
-    SentenceTransformer(modules=modules, **prompts).save(str(folder))
-    return folder
+    return tiny_bert(tmp_path_factory.mktemp("plain"), tokenizer)
 
 
 def states(plain: Path, text: str, layer: int = -1, longest: int | None = None) -> Tensor:
@@ -272,7 +256,7 @@ def test_a_plain_causal_model_reads_texts_as_they_are(tokenizer: Any, tmp_path: 
 def test_length_and_dtype(plain: Path, tmp_path: Path) -> None:
     folder = sentence_transformer(plain, tmp_path / "encoder", "mean")
     expected = torch.stack([states(plain, text, longest=3).mean(dim=0) for text in TEXTS])
-    torch.testing.assert_close(encoded(folder, max_length=3), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoded(folder, max_length=3, long_texts="cut"), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"encoder.max_length=65: .* reads at most 64 tokens"):
         encoded(folder, max_length=65)
     half = encoded(folder, dtype="bfloat16")

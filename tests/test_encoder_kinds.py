@@ -55,9 +55,12 @@ def test_base_model_states_are_those_of_each_text_alone(tokenizer: Any, architec
     tokenizer.padding_side = side
     base = BaseModel(tiny_model(architecture), tokenizer, "tiny", "tiny", f"fingerprint-of-{architecture}")
     for layer, template in ((-1, "raw"), (0, "raw"), (2, "chat")):
-        config = BaseModelEncoderConfig(layer=layer, template=template, prompt="tools: ", cache="", batch_size=2)
-        found = TaskEncoder(config, base).encode(TEXTS)
-        expected = torch.stack([states(base, f"tools: {text}", template)[layer, -1] for text in TEXTS])
+        config = BaseModelEncoderConfig(
+            layer=layer, template=template, prompt="tools: ", cache="", batch_size=2, full_stop=layer != 0
+        )
+        texts = TEXTS if layer else [text.removesuffix(".") for text in TEXTS]  # layer 0 sees the last token alone
+        found = TaskEncoder(config, base).encode(texts)
+        expected = torch.stack([states(base, f"tools: {text}", template)[layer, -1] for text in texts])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -256,7 +259,7 @@ def test_one_hot_is_scored_where_its_tasks_are_known(
         "evaluate", *suite(runs), "contenders=[base,generated]", f"checkpoints=[{runs}/one_hot]",
         "evaluation.examples_per_task=2", "evaluation.bootstrap_samples=20", f"run_dir={tmp_path}/board",
     ]  # fmt: skip
-    main([*board, "encoder=one_hot", "splits=[train]"])
+    main([*board, "splits=[train]"])
     report = json.loads((tmp_path / "board/report.json").read_text())
     contenders = {r["contender"] for r in report["results"]}
     assert contenders == {
@@ -264,10 +267,11 @@ def test_one_hot_is_scored_where_its_tasks_are_known(
         *(f"generated_reconstruction{c}" for c in ("", "_shuffled", "_shuffled_nearest", "_static")),
     }
     more = write_second_held_task(runs, tmp_path)
-    line = refused(capsys, *board[:-1], *more, "encoder=own", "splits=[unseen_task]", f"run_dir={tmp_path}/unseen")
+    line = refused(capsys, *board[:-1], *more, "splits=[unseen_task]", f"run_dir={tmp_path}/unseen")
     assert "is neither the name nor a known description of one of its 3 training tasks" in line
     assert not (tmp_path / "unseen/report.json").exists()
-    line = refused(capsys, *board, "splits=[train]")
+    main([*board[:-1], "encoder=one_hot", "splits=[train]", f"run_dir={tmp_path}/named"])
+    line = refused(capsys, *board, "splits=[train]", "encoder=minilm")
     assert "was trained with another sentence encoder" in line
     assert line.endswith("for its own pass encoder=one_hot, or encoder=own")
 

@@ -19,7 +19,7 @@ from small_run import CONTROLS, DESCRIPTION, PLAIN, SMALL, TRAIN
 
 from t2l.adapter_io import load_adapter, load_provenance
 from t2l.adapters import bytes_per_adapter
-from t2l.checkpoint import find_checkpoint, load_record, own_encoder
+from t2l.checkpoint import find_checkpoint, load_record, load_training_data, own_encoder
 from t2l.cli import main
 from t2l.encoder import TaskEncoder
 from t2l.files import write_json
@@ -127,7 +127,8 @@ def test_report_says_what_its_numbers_rest_on(root: Path) -> None:
     report = json.loads((root / "board/report.json").read_text())
     assert not report["condition_redundant"]
     assert report["overlap"] == []
-    assert report["provenance"]["selection"].startswith("none")
+    for run in ("sft", "reconstruction"):
+        assert f"{root}/{run}: the best by validation/loss" in report["provenance"]["selection"]
     assert {d["control"] for d in report["controls"]} == set(CONTROLS)
     assert {r["contender"] for r in report["recovered"]} == {"generated_sft", "generated_reconstruction"}
     costs = {c["contender"]: c for c in report["costs"]}
@@ -169,6 +170,25 @@ def test_a_checkpoint_trained_on_a_held_out_task_is_refused(
     assert not (tmp_path / "out/report.json").exists()
 
 
+def test_a_library_of_another_deal_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another suite.seed deals other tasks and rows: neither scored nor learnt from."""
+    scored = ["evaluate", *SMALL, "suite.seed=1", f"library={root}/library", f"run_dir={tmp_path}/out"]
+    line = _refused(capsys, *scored, "contenders=[multi_task]", "splits=[unseen_combination]")
+    assert "contender multi_task: cannot be scored on split 'unseen_combination': task overlap" in line
+    train = ["train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={tmp_path}/run"]
+    assert "was trained on other rows than suite word_lists has for training" in _refused(
+        capsys, *train, "suite.seed=1"
+    )
+    assert "was trained with prompt.definition=hidden" in _refused(capsys, *train, "prompt.definition=shown")
+    assert not list(tmp_path.rglob("r*.json"))
+    checkpoint = find_checkpoint(root / "reconstruction")
+    data, record = load_training_data(checkpoint), json.loads((checkpoint / "checkpoint.json").read_text())
+    assert data is not None
+    assert data.manifest.validation.keys() == data.manifest.examples.keys()
+    assert record["conditions"] == json.loads((root / "library/library.json").read_text())["conditions"]
+    assert record["conditions"]["definition"] == "hidden"
+
+
 def test_a_suite_without_training_tasks_borrows_them(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,15 +211,23 @@ def test_a_suite_without_training_tasks_borrows_them(
 
 
 def test_a_base_that_reads_the_description_is_marked(root: Path, tmp_path: Path) -> None:
-    """And what it scores is not left with the run as the confidence of its adapters."""
-    calibrated = (root / "sft/confidence.json").read_bytes()
+    """And what it scores is not left with the checkpoint as the confidence of its adapters."""
+    (kept,) = root.glob("sft/checkpoints/*/confidence.json")
+    calibrated = kept.read_bytes()
     main(
         ["evaluate", *SMALL, "contenders=[base,prompted,generated]", f"checkpoints=[{root}/sft]", "prompt.definition=shown",
-         "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/shown"]
+         "conditions=given", "keep_calibration=true", "splits=[unseen_combination]", "robustness_split=null", "evaluation.tasks_per_split=3", f"run_dir={tmp_path}/shown"]
     )  # fmt: skip
     report = json.loads((tmp_path / "shown/report.json").read_text())
     assert report["confidence"]["generated_sft"]["n_tested"] > 0
-    assert (root / "sft/confidence.json").read_bytes() == calibrated
+    assert kept.read_bytes() == calibrated
+    assert report["provenance"]["conditions"]["deviations"] == [
+        f"checkpoint {root}/sft was trained with prompt.definition=hidden, and is scored with shown"
+    ]
+    assert (
+        "was trained with prompt.definition=hidden, and is scored with shown"
+        in (tmp_path / "shown/report.md").read_text()
+    )
     assert report["condition_redundant"]
     assert all(line.endswith("condition redundant.") for line in report["headline"])
     assert "**condition redundant**" in (tmp_path / "shown/report.md").read_text()
@@ -329,11 +357,12 @@ def test_checkpoint_of_another_base_is_refused(root: Path, tmp_path: Path, capsy
     says = "was trained for another base model"
     generate = ["generate", "Count.", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/out"]
     assert says in _refused(capsys, *generate, "--base-model", str(other))
-    evaluate = ["evaluate", "contenders=[generated]", f"checkpoints=[{root}/sft]", f"run_dir={tmp_path}/out"]
+    evaluate = ["evaluate", *SMALL, "contenders=[generated]", f"checkpoints=[{root}/sft]", f"run_dir={tmp_path}/out"]
     assert says in _refused(capsys, *evaluate, f"base_model.path={other}")
     assert "was trained on another base model" in _refused(
         capsys,
         "evaluate",
+        *SMALL,
         "contenders=[oracle]",
         f"library={root}/library",
         f"base_model.path={other}",

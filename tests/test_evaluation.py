@@ -198,6 +198,7 @@ def _task(name: str, metric: str, *examples: Example, max_new_tokens: int | None
 CODE = "def one(): return 1"
 
 
+@pytest.mark.usefixtures("code_allowed")
 def test_code_is_held_against_its_tests_by_any_name_of_the_metric() -> None:
     example = Example("Write one().", CODE, tests="assert one() == 1")
     for name in ("pass_at_1", 'pass@1 (runs "test_list"; code execution)'):
@@ -219,6 +220,7 @@ def test_code_is_held_against_its_tests_by_any_name_of_the_metric() -> None:
         ("multiple_choice_normalised", Example("a", "b", choices=("c", "d")), "no right answer among its choices"),
     ],
 )
+@pytest.mark.usefixtures("code_allowed")
 def test_a_task_that_its_metric_cannot_score_is_refused(metric: str, example: Example, says: str) -> None:
     """Whichever of its test examples it is."""
     fine = Example("x", "1", choices=("1", "2"), tests="assert True")

@@ -18,6 +18,7 @@ import yaml
 from conftest import random_adapters
 from test_cli import refused
 from test_config import composed
+from tokenizers.processors import TemplateProcessing
 
 from t2l.base_model import BaseModel, LoraConfig, hash_parameters, lora_spec
 from t2l.checkpoint import CheckpointRecord, save_checkpoint
@@ -27,7 +28,8 @@ from t2l.evaluate_harness import view_of
 from t2l.evaluation.composition import ArrowRouting
 from t2l.evaluation.conditioning import generate_adapters
 from t2l.evaluation.contenders import Base
-from t2l.evaluation.harness import Harness, HarnessConfig, descriptions_of
+from t2l.evaluation.harness import Harness, HarnessConfig, descriptions_of, what_differs
+from t2l.evaluation.harness_data import NOTE
 from t2l.evaluation.harness_report import Pass, rows_of
 from t2l.evaluation.scoring import Question, greedy_answers
 from t2l.hypernetwork import ResidualConfig
@@ -310,7 +312,12 @@ def test_report_says_what_went_in(world: World, mini_base: BaseModel) -> None:
     assert report["base_model"]["fingerprint"] == mini_base.fingerprint
     assert report["config"]["harness"]["batch_size"] == 7
     assert report["tasks"][WRITE]["descriptions_from"] == str(world.folder / "told" / WRITE / "metadata.yaml")
-    assert report["tasks"][WRITE]["trained_on_by"] == [str(world.folder / "sft")]
+    assert report["tasks"][WRITE]["trained_on_by"] == [
+        str(world.folder / "sft"),
+        f"{world.folder / 'library'} (oracle)",
+    ]
+    assert report["data_notes"] == [NOTE]  # its rows could be compared
+    assert report["conditions"]["rule"] == "trained"
     of = {(p["contender"], p["task"]): p for p in report["passes"]}
     assert len(of) == len(report["passes"]) == 2 * (3 + 5 + 1)
     name = "generated_reconstruction"
@@ -430,7 +437,7 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
     ):
         Harness(HarnessConfig(include_path=str(tmp_path)), ["far"])
     (tmp_path / "far.yaml").write_text(yaml.safe_dump({**task, "unsafe_code": True}))
-    with pytest.raises(ValueError, match="runs the code that the model writes: allow it with"):
+    with pytest.raises(ValueError, match="runs the code that the model writes: allow it with allow_code_execution"):
         Harness(HarnessConfig(include_path=str(tmp_path)), ["far"])
 
 
@@ -440,12 +447,62 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         Harness(HarnessConfig(), ["arc_easy"])
 
 
-def test_a_base_without_chat_template_is_refused(world: World, tiny_base: BaseModel) -> None:
-    harness = Harness(HarnessConfig(include_path=str(world.folder / "yaml")), [WRITE])
-    bare = copy.deepcopy(tiny_base.tokenizer)
+FRAMES = {
+    "none": None,
+    "ends_in_a_line_break": "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}{% if "
+    "add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["bos", "no_bos"])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_base_reads_the_tokens_that_our_own_scorer_gives_it(
+    world: World, mini_base: BaseModel, frame: str, begins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a chat template and with one, writing and choosing, the beginning-of-sequence token and line breaks
+    included; also where the tokenizer itself would add special tokens."""
+    tokenizer = copy.deepcopy(mini_base.tokenizer)
+    tokenizer.chat_template = FRAMES[frame]
+    if begins:
+        tokenizer._tokenizer.post_processor = TemplateProcessing(
+            "<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    else:
+        tokenizer.bos_token = None
+    base = replace(mini_base, tokenizer=tokenizer)
+    harness = Harness(HarnessConfig(include_path=str(world.folder / "yaml"), limit=5), list(world.asked))
+    lm, read = harness.wrap(base), set[tuple[int, ...]]()
+    forward = mini_base.model.forward
+
+    def reading(*args: Any, **options: Any) -> Any:
+        ids = options["input_ids"] if "input_ids" in options else args[0]
+        if ids.shape[1] > 1:  # not the steps of decoding
+            read.update(tuple(i for i in row if i != tokenizer.pad_token_id) for row in ids.tolist())
+        return forward(*args, **options)
+
+    monkeypatch.setattr(mini_base.model, "forward", reading)
+    for task, asked in world.asked.items():
+        read.clear()
+        found = harness.score(lm, task, "Only animals.")["samples"][task]
+        theirs = set(read)
+        read.clear()
+        shown = [replace(q, content=f"Only animals.\n{q.content}") for q in asked[:5]]
+        answers = greedy_answers(base, shown, None, None, TOKENS, 16)
+        # The harness does not feed the last token of a choice, which predicts nothing.
+        ours = read if task == WRITE else {row[:-1] for row in read}
+        assert theirs == ours
+        metric = "exact_match" if task == WRITE else "acc"
+        assert [s["scores"][metric] for s in sorted(found, key=lambda s: s["doc_id"])] == [a.score for a in answers]
+
+
+def test_prompts_of_the_harnesss_own_are_said_to_differ(tokenizer: Any) -> None:
+    bare = copy.deepcopy(tokenizer)
     bare.chat_template = None
-    with pytest.raises(ValueError, match="tiny has no chat template: set harness"):
-        harness.wrap(replace(tiny_base, tokenizer=bare))
+    assert what_differs(HarnessConfig(), bare) == ""
+    says = what_differs(HarnessConfig(apply_chat_template=False), bare)
+    assert says.endswith("adapters are trained with a line break after the prompt and <s> before it.")
+    assert "\n" not in says
+    assert "the base's chat template" in what_differs(HarnessConfig(apply_chat_template=False), tokenizer)
 
 
 def test_default_contenders_are_those_with_something_to_score() -> None:

@@ -457,6 +457,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert "suite.local_root=./nowhere: no such folder" in line
 
 
+@pytest.mark.usefixtures("code_allowed")
 def test_every_metric_of_the_ready_configs_exists() -> None:
     made = [composed_suite(choice, {}) for choice in ("suite=benchmarks", "suite=lots_of_loras")]
     names = {suite.task(name).metric for suite in made for name in suite.datasets}

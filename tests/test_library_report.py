@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import random_adapters
+from safetensors.torch import load_file, save_file
 
 from t2l.cli import main
 from t2l.files import FileProblemError, write_json
 from t2l.library import AdapterLibrary
 from t2l.library_report import examine_library
-from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
+from t2l.lora import LoraSpec, ModuleGroup
 
 SPEC = LoraSpec((ModuleGroup("q_proj", "q_proj", 6, 4, (0, 1), ("layers.0.q_proj", "layers.1.q_proj")),), 2, 8.0)
 
@@ -56,8 +57,9 @@ def test_every_kind_of_damage_is_found(folder: Path, capsys: pytest.CaptureFixtu
     weights = adapters / "keep_animals" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])
     (adapters / "count_tools" / "t2l.json").unlink()
-    bad = LoraWeights({k: v * float("nan") for k, v in random_adapters(SPEC, 1).A.items()}, random_adapters(SPEC, 1).B)
-    library.save("last_jobs", bad, {})
+    library.save("last_jobs", random_adapters(SPEC, 1), {})
+    file = adapters / "last_jobs" / "adapter_model.safetensors"
+    save_file({k: v * float("nan") for k, v in load_file(file).items()}, file)
     AdapterLibrary(adapters, SPEC, "mini", "another").save("any_jobs", random_adapters(SPEC, 1), {})
     wide = replace(SPEC, rank=3)
     AdapterLibrary(adapters, wide, "mini", "fingerprint").save("first_jobs", random_adapters(wide, 1), {})

@@ -14,6 +14,7 @@ import torch
 from conftest import tiny_model
 from torch import Tensor
 
+from t2l import method_training
 from t2l.adapter_io import WEIGHTS_FILE
 from t2l.base_model import BaseModel, BaseModelConfig, Quantization, freeze, hash_parameters, load_base_model
 from t2l.batches import TokenBatch, collate
@@ -476,8 +477,59 @@ def test_what_is_there_is_skipped_and_another_recipe_refused(
 def test_divergence_is_reported_and_left_out(tmp_path: Path, bases: dict[str, BaseModel], task: Task) -> None:
     how = replace(HOW, lr=1e30)
     library = MethodLibrary(tmp_path / "wild", build(LoraMethodConfig(how)), bases["none"].fingerprint)
-    assert train_method_library(library, bases["none"], [task], 0) == [task.name]
+    failed = train_method_library(library, bases["none"], [task], 0)
+    assert failed.keys() == {task.name}
+    assert failed[task.name].startswith("diverged: ")
     assert library.tasks() == []
+
+
+@pytest.mark.parametrize("name", ["lora", "adalora", "bitfit"])
+def test_the_best_weights_by_validation_are_kept_if_asked(
+    tmp_path: Path, bases: dict[str, BaseModel], task: Task, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Validation losses are dictated here: best at the first look that may be kept, worse from then on."""
+    losses = iter([3.0, 1.0, 2.0, 2.5, 2.6, 2.7, 2.8, 2.9])
+    seen: list[dict[str, Tensor]] = []
+    real = method_training._row_losses
+
+    def look(attached: Any, base: BaseModel, rows: list[Any], at_once: int) -> list[float]:
+        if len(rows) > 1:  # the judge's look at the end, on training rows as well
+            return real(attached, base, rows, at_once)
+        seen.append({k: p.detach().clone() for k, p in attached.trainable.items()})
+        return [next(losses)]
+
+    monkeypatch.setattr(method_training, "_row_losses", look)
+    how = replace(HOW, steps=20, check_every=1, patience=2)
+    method = build(replace(CASES[name][0], optimization=how))
+    base = bases["none"]
+    rows, check = (tokenize_examples(base.tokenizer, task.examples[s]) for s in ("train", "validation"))
+    with method.attach(base, 0) as attached:
+        trained = method_training.train_attached(method, attached, base, rows, 0, task.name, check)
+        assert (trained.validation_loss, len(seen)) == (1.0, 4)
+        assert trained.best_step is not None
+        assert trained.best_step == trained.steps - 2 < 20 - 2
+        for key, parameter in attached.trainable.items():
+            assert torch.equal(parameter, seen[1][key])
+    if name == "adalora":  # no look before the budget of ranks has reached its end
+        assert trained.best_step - 1 > 20 - method.config.budget_steps[1]
+
+
+def test_validation_is_recorded_and_off_unless_asked(tmp_path: Path, bases: dict[str, BaseModel], task: Task) -> None:
+    plain, asked = build(LoraMethodConfig(HOW)), build(LoraMethodConfig(replace(HOW, check_every=3)))
+    assert "check_every" not in plain.settings()["optimization"]  # as libraries on disk have it
+    assert from_settings("lora", asked.settings()).settings() == asked.settings()
+    records = []
+    for method in (plain, asked):
+        library = MethodLibrary(tmp_path / str(len(records)), method, bases["none"].fingerprint)
+        train_method_library(library, bases["none"], [task], 0)
+        records.append(library.provenance(task.name))
+    assert records[0]["best_step"] is None
+    assert records[1]["best_step"] in (3, 6, 9, 12)
+    assert all(r["validation_loss"] > 0 and r["validation_loss_before"] > 0 for r in records)
+    with pytest.raises(ValueError, match="set check_every, too"):
+        OptimizationConfig(patience=2)
+    with pytest.raises(ValueError, match=r"method\.optimization\.check_every must be at least 1"):
+        OptimizationConfig(check_every=0)
 
 
 def test_same_seed_gives_the_same_files(tmp_path: Path, bases: dict[str, BaseModel], task: Task) -> None:

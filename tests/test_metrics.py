@@ -7,6 +7,8 @@ import pytest
 from t2l.evaluation.code_runner import passes
 from t2l.evaluation.metrics import METRICS, Metric, Probe, final_number, metric, register
 
+pytestmark = pytest.mark.usefixtures("code_allowed")
+
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_gives_its_probes_their_scores(name: str) -> None:

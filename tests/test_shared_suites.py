@@ -29,10 +29,13 @@ TASKS = {
     "sni_subset": 70,
     "t2l_benchmarks": 10,
 }
-pytestmark = pytest.mark.skipif(
-    not all((DATA / name).is_dir() for name in TASKS),
-    reason=f"needs the suites of {DATA.parent.name}/data beside the repository",
-)
+pytestmark = [
+    pytest.mark.usefixtures("code_allowed"),
+    pytest.mark.skipif(
+        not all((DATA / name).is_dir() for name in TASKS),
+        reason=f"needs the suites of {DATA.parent.name}/data beside the repository",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ from t2l.slots import (
     TrainingJob,
     linear_schedule,
 )
+from t2l.snapshots import restore, take_snapshot
 from t2l.suites import WordListConfig, build
 from t2l.tasks import IGNORE_INDEX, TokenizedExample, tokenize_examples
 
@@ -102,10 +104,10 @@ def test_a_snapshot_goes_on_bit_for_bit(mini_base: BaseModel, spec: LoraSpec, jo
     one = SlotTrainer(mini_base, spec, jobs, 2, config, seed=0)
     for _ in range(13):
         one.step()
-    record, tensors = one.snapshot()
+    record, tensors = take_snapshot(one)
     tensors = {k: t.clone() for k, t in tensors.items()}
     two = SlotTrainer(mini_base, spec, jobs, 2, config, seed=0)
-    two.restore(json.loads(json.dumps(record)), tensors, jobs)
+    restore(two, json.loads(json.dumps(record)), tensors, jobs)
     ends = []
     for trainer in (one, two):
         finished = {}
@@ -117,6 +119,37 @@ def test_a_snapshot_goes_on_bit_for_bit(mini_base: BaseModel, spec: LoraSpec, jo
         assert (adapter.steps, adapter.final_loss) == (ends[1][name].steps, ends[1][name].final_loss)
         for a, b in zip(adapter.weights.tensors(), ends[1][name].weights.tensors(), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("slots", "change"), [(1, {"pass_cost": 1}), (4, {}), (2, {"gradient_checkpointing": True})])
+def test_a_snapshot_goes_on_in_other_slots(
+    exact_base: BaseModel, spec: LoraSpec, jobs: list[TrainingJob], slots: int, change: dict[str, object]
+) -> None:
+    """After an out-of-memory error, say: fewer slots take up three that had begun, and nothing that was done is lost."""
+    config, jobs = replace(CONFIG, steps=4, cycles=2, stop_loss=1.0, patience=3), jobs[:4]
+    one = SlotTrainer(exact_base, spec, jobs, 3, config, seed=0)
+    one.adopt(one.weights.detach().to(torch.float64))
+    early = {a.name: a for _ in range(3) for a in one.step()}
+    record, tensors = take_snapshot(one)
+    tensors = {k: t.clone() for k, t in tensors.items()}
+    begun = {s["name"]: s["step"] for s in record["slots"]}
+    two = SlotTrainer(exact_base, spec, jobs, slots, replace(config, **change), seed=0)  # type: ignore[arg-type]
+    restore(two, json.loads(json.dumps(record)), tensors, jobs)
+    assert (len(two.slots), len(two.waiting)) == (slots, max(0, 3 - slots))
+    assert sum(begun.values()) == 9
+    taken = 0
+    while not two.done:
+        if taken == 1:  # once more, while jobs are waiting for a slot
+            record, tensors = take_snapshot(two)
+            restore(two, json.loads(json.dumps(record)), {k: t.clone() for k, t in tensors.items()}, jobs)
+        early.update({a.name: a for a in two.step()})
+        taken += 1
+    whole = finish(SlotTrainer(exact_base, spec, jobs, 3, config, seed=0), torch.float64)
+    assert early.keys() == whole.keys()
+    for name, adapter in early.items():
+        assert_same(adapter, whole[name], atol=1e-6)
+    if slots == 1:
+        assert taken == sum(a.steps for a in whole.values()) - 9
 
 
 def test_sixteen_at_once_equal_one_at_a_time(mini_base: BaseModel, spec: LoraSpec) -> None:
@@ -206,10 +239,9 @@ def test_one_divergence_leaves_the_neighbours_alone(
     with torch.no_grad():
         trainer.weights.tensors()[0][0] = float("nan")
     mixed = finish(trainer)
-    assert mixed["keep_animals"].diverged
+    assert not math.isfinite(mixed["keep_animals"].final_loss)
     assert mixed["keep_animals"].steps < CONFIG.steps
     for name, adapter in healthy.items():
-        assert not mixed[name].diverged
         assert_same(mixed[name], adapter)
 
 

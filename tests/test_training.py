@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from t2l.files import FileProblemError, read_tensors
 from t2l.hypernetwork import Hypernetwork, ResidualConfig, TextToLoraConfig
 from t2l.run import LoggerConfig, Run
 from t2l.suites import WordListConfig, build
-from t2l.tasks import tokenize_examples
+from t2l.tasks import TaskSuite, tokenize_examples
 from t2l.training import (
     Objective,
     ReconstructionConfig,
@@ -29,12 +30,20 @@ from t2l.training import (
     SftConfig,
     SftObjective,
     TrainerConfig,
+    Validation,
     train,
 )
+from t2l.validation import Validator, parts_of
 
 TRAINER = TrainerConfig(steps=12, tasks_per_step=2, rows_per_task=2, checkpoint_every=4, log_every=1, lr=0.01)
 ARCHITECTURE = TextToLoraConfig("l", latent=16, dropout=0.1)
 WIDTH = 24
+
+
+@cache
+def small_suite() -> TaskSuite:
+    """The word lists with few rows and descriptions, made once."""
+    return build(WordListConfig(train_examples=16, validation_examples=3, test_examples=4, train_descriptions=50))
 
 
 class KilledError(Exception):
@@ -47,8 +56,8 @@ class Setup:
     def __init__(self, base: BaseModel, folder: Path, kind: str = "sft", trainer: TrainerConfig = TRAINER) -> None:
         self.base, self.folder, self.trainer = base, folder, trainer
         self.spec = lora_spec(base.model, LoraConfig(rank=4))
-        suite = build(WordListConfig(train_examples=16, validation_examples=1, test_examples=4))
-        self.tasks = suite.select(["keep_animals", "count_tools", "reverse"])
+        self.suite = small_suite()
+        self.tasks = self.suite.select(["keep_animals", "count_tools", "reverse"])
         generator = torch.Generator().manual_seed(0)
         self.embeddings = [torch.randn(4, WIDTH, generator=generator) for _ in self.tasks]
         self.record = CheckpointRecord(
@@ -80,8 +89,18 @@ class Setup:
 
             objective.backward = dying  # type: ignore[method-assign]
         run = Run(self.folder, "train", {"config": config}, LoggerConfig())
-        train(self.trainer, objective, model, run, self.record, seed=0)
+        train(self.trainer, objective, model, run, self.record, seed=0, validation=self.validation())
         return model
+
+    def validation(self) -> Validation | None:
+        """Rows of the training tasks under embeddings that were not trained on, where the trainer asks for validation."""
+        if self.trainer.validate_every is None:
+            return None
+        parts = parts_of(self.suite, self.tasks, 48, self.trainer.validation_tasks, self.trainer.validation_rows)
+        generator = torch.Generator().manual_seed(1)
+        embeddings = [torch.randn(len(p.rows), WIDTH, generator=generator) for p in parts]
+        validator = Validator(parts, self.base, embeddings, 2, 64, scores=self.trainer.validate_score)
+        return Validation(validator, validator.on)
 
     def metrics(self) -> list[dict[str, float]]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
@@ -185,7 +204,7 @@ def test_reconstruction_loss_is_zero_on_its_own_target(
 
 
 def test_divergence_stops_with_one_clear_line(tiny_base: BaseModel, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"diverged at step \d+ .*lower trainer.lr"):
+    with pytest.raises(ValueError, match=r"training diverged.*lower trainer\.lr"):
         Setup(tiny_base, tmp_path / "run", trainer=replace(TRAINER, lr=1e30)).run()
 
 
@@ -202,6 +221,7 @@ def test_checkpoint_round_trip_and_strictness(tiny_base: BaseModel, tmp_path: Pa
     assert folder == latest_checkpoint(tmp_path / "run") == find_checkpoint(folder)
     assert [p.name for p in folder.parent.iterdir()] == ["step-000012"]
     record = load_record(folder)
+    assert record.selection is None
     assert record == replace(setup.record, step=12)
     x = torch.randn(2, WIDTH)
     for one, two in zip(trained(x).tensors(), load_hypernetwork(folder, record)(x).tensors(), strict=True):

@@ -27,7 +27,7 @@ import yaml
 from t2l.describe.judging import AcceptConfig, Judge, parse_descriptions
 from t2l.describe.replies import Reply, ReplyFile, Request, sha256
 from t2l.describe.sources import Describer
-from t2l.files import write_text
+from t2l.files import check_own, write_own
 from t2l.seeding import generator_for
 from t2l.tasks import Example, Task, TaskSuite
 
@@ -159,12 +159,14 @@ class TaskDescriptions:
     def __init__(self, config: DescribeConfig, task: Task, describer: Describer) -> None:
         """Reads the replies there are.
 
-        Raises ValueError where they answer other requests than this configuration makes.
+        Raises ValueError where they answer other requests than this configuration makes, or a file was changed by hand.
         """
         self.config, self.task, self.describer = config, task, describer
         if task.name.startswith(".") or Path(task.name).name != task.name:
             raise ValueError(f"task {task.name!r} cannot name a folder of descriptions")
         self.folder = Path(config.out) / task.name
+        # Of a folder from before its files were recorded, this is told when one would change.
+        check_own(self.folder, (METADATA, PROMPT_FILE), owns=(METADATA, PROMPT_FILE))
         self.replies = ReplyFile(self.folder / REPLIES)
         for number in self.replies.by_round:
             self.replies.check(self._request(number, render_prompt(config, task, number)))
@@ -245,7 +247,7 @@ class TaskDescriptions:
         text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120)
         for path, content in ((self.folder / PROMPT_FILE, self.config.prompt), (self.folder / METADATA, text)):
             if not path.is_file() or path.read_text() != content:
-                write_text(path, content)
+                write_own(path, content)
 
 
 def _ask_all(works: Sequence[TaskDescriptions], describer: Describer, suite: dict[str, str]) -> None:

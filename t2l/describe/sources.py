@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
+from t2l.decoding import plain_decoding
 from t2l.model_files import file_fingerprint, resolve_path
 from t2l.tasks import tokenize_prompts
 
@@ -304,18 +305,23 @@ class LocalModel(Describer):
                 f"positions of {self.model}: lower describer.max_new_tokens, examples or example_characters"
             )
         sampling = {"do_sample": True, "temperature": self.config.temperature, "top_p": self.config.top_p, "top_k": 0}
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), plain_decoding(base.model):
             torch.manual_seed(seed)
             output = base.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=longest,
                 pad_token_id=base.tokenizer.pad_token_id,
+                eos_token_id=base.end_ids,
                 **(sampling if self.config.temperature > 0 else {"do_sample": False}),
             )
         return base.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
 
 
 def build(config: EndpointConfig | LocalModelConfig) -> Describer:
-    """The describer of a config."""
-    return Endpoint(config) if isinstance(config, EndpointConfig) else LocalModel(config)
+    """The describer of a config. Raises ValueError where it is none, or of a kind that there is not."""
+    if type(config) is EndpointConfig:
+        return Endpoint(config)
+    if type(config) is LocalModelConfig:
+        return LocalModel(config)
+    raise ValueError(f"describer: there is none for the config {type(config).__name__}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +41,21 @@ class Embedder(Protocol):
         """The config that makes this encoder again, JSON-able and without what a machine decides."""
         ...
 
+    @property
+    def name(self) -> str:
+        """What errors call the encoder."""
+        ...
+
     def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_embedding"]:
         """Embeddings of distinct texts, in their order. Raises ValueError for a text that has none."""
         ...
+
+    def reads(self, text: str) -> Hashable:
+        """What the encoder reads of a text (token ids): texts of which it reads the same get one embedding."""
+        ...
+
+
+def first_line(error: Exception) -> str:
+    """An error of someone else's code as one line: its class and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from rich.progress import track
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
-from t2l.encoder.interface import without_machine
+from t2l.encoder.interface import first_line, without_machine
+from t2l.encoder.soundness import library_versions
 from t2l.encoder.sources import changed
 from t2l.tasks import tokenize_prompts
 
@@ -121,6 +122,11 @@ class LastTokenEmbedder:
         return changed(f"last_token:{self._base.fingerprint}", json.dumps(settings, sort_keys=True))
 
     @property
+    def name(self) -> str:
+        """The model, and which of its layers."""
+        return f"the encoder (hidden layer {self._layer} of {self._base.name}, at the last token)"
+
+    @property
     def record(self) -> dict[str, Any]:
         """As a causal LM of the encoder's own, a folder by its whole path."""
         path = self._loaded_by.path
@@ -136,8 +142,18 @@ class LastTokenEmbedder:
         found: dict[int, np.ndarray] = {}
         for start in track(starts, description="describing tasks with the base model", disable=not progress):
             rows = order[start : start + self.config.batch_size]
-            found.update(zip(rows, self._states([ids[i] for i in rows]), strict=True))
+            try:
+                states = self._states([ids[i] for i in rows])
+            except Exception as error:
+                if not self._loaded_by.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise ValueError(_own_code_failed(self._loaded_by, error)) from error
+            found.update(zip(rows, states, strict=True))
         return np.stack([found[i] for i in range(len(ids))])
+
+    def reads(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text with what is put around it."""
+        return self._tokenized([text])[0]
 
     def _tokenized(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         stop = "." if self.config.full_stop else ""
@@ -182,6 +198,17 @@ def _load(config: BaseModelConfig, is_own: bool) -> BaseModel:
         return load_base_model(config)
     except ValueError as error:
         raise ValueError(str(error).replace("base_model.", "encoder.model.") if is_own else str(error)) from error
+    except Exception as error:
+        if not config.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(_own_code_failed(config, error)) from error
+
+
+def _own_code_failed(config: BaseModelConfig, error: Exception) -> str:
+    return (
+        f"the encoder {config.path} does not run: {first_line(error)} (its own Python code, with transformers "
+        f"{library_versions()['transformers']}: it may need another version)"
+    )
 
 
 def _is_same(one: BaseModelConfig, other: BaseModelConfig | None) -> bool:

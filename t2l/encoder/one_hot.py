@@ -40,6 +40,7 @@ class OneHotEmbedder:
 
     reads_any_text = False
     cache = ""
+    name = "encoder=one_hot"
 
     def __init__(self, config: OneHotConfig, tasks: Sequence[Task] = ()) -> None:
         """Raises ValueError where no task is named.
@@ -75,6 +76,10 @@ class OneHotEmbedder:
         """Indicators of texts. Raises ValueError for a text of no known task, or of several."""
         del progress  # there is nothing to wait for
         return np.eye(len(self._names), dtype=np.float32)[[self._task_of(text) for text in texts]]
+
+    def reads(self, text: str) -> int:
+        """The task that a text belongs to, by its number."""
+        return self._task_of(text)
 
     def _task_of(self, text: str) -> int:
         found = sorted(self._of_text.get(_plain(text), ()))

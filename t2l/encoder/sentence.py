@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,16 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import nn
 
-from t2l.encoder.interface import without_machine
+from t2l.encoder.interface import first_line, without_machine
 from t2l.encoder.minilm import PYPI_PATH
+from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
+from t2l.encoder.soundness import library_versions
 from t2l.encoder.sources import changed, fingerprint, hub_commit, own_prompt, resolve
+from t2l.encoder.windows import LONG_TEXTS, token_starts, weighted_mean, windows
 
-POOLINGS = {"mean": "mean", "cls": "cls", "last_token": "lasttoken"}
-"""our names of poolings, and those of sentence-transformers"""
+log = logging.getLogger(__name__)
+
+UNLIMITED = 10**9
+"""tokens, from which on an encoder is taken to read texts of any length (tokenizers say so with a very large number)"""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -48,7 +52,10 @@ class EncoderConfig:
     prompt_name: str | None = None
     """one of the prompts that the encoder's own config names, instead of `prompt`"""
     max_length: int | None = None
-    """longest text in tokens, prompt included; what is longer is cut. None means the encoder's own"""
+    """most tokens that are read at once, prompt and special tokens included. None means the encoder's own"""
+    long_texts: str = "windows"
+    """what is done with a text of more tokens: windows (it is read in pieces, whose embeddings are averaged by their
+    tokens), cut (only its beginning is read) or refuse"""
     dtype: str = "auto"
     """auto (as the weights were saved), float32, bfloat16 or float16"""
     batch_size: int = 128
@@ -70,6 +77,7 @@ class EncoderConfig:
             ("pooling", ("auto", *POOLINGS)),
             ("normalize", ("auto", "true", "false")),
             ("dtype", DTYPES),
+            ("long_texts", LONG_TEXTS),
         ):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"encoder.{key} must be one of {', '.join(allowed)}, not {getattr(self, key)!r}")
@@ -81,27 +89,6 @@ class EncoderConfig:
             raise ValueError(f"encoder.layers must name hidden layers from 0 on, or be null, not {self.layers}")
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError("encoder.prompt and encoder.prompt_name are two ways to say one thing: give one of them")
-
-
-class LayerPooling(nn.Module):
-    """The pooled token states of each of several hidden layers, scaled to norm one each and concatenated.
-
-    A sentence encoder's last layer is trained to bring sentences about one topic together, which presses out
-    what else they say; earlier layers still hold it (Su et al. 2021, arXiv:2103.15316, pool the first and the
-    last layer for that reason).
-    """
-
-    def __init__(self, layers: Sequence[int], pooling: nn.Module, normalize: bool = True) -> None:
-        """`pooling` is sentence-transformers' own, of token states to `sentence_embedding`."""
-        super().__init__()
-        self.layers, self.pooling, self.normalize = list(layers), pooling, normalize
-
-    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Adds `sentence_embedding` [batch, layers * d_hidden] to a sentence-transformers feature dict."""
-        states = features["all_layer_embeddings"]
-        parts = [self.pooling({**features, "token_embeddings": states[i]})["sentence_embedding"] for i in self.layers]
-        parts = [F.normalize(part, dim=-1) for part in parts] if self.normalize else parts
-        return {**features, "sentence_embedding": torch.cat(parts, dim=-1)}
 
 
 class SentenceEmbedder:
@@ -116,13 +103,17 @@ class SentenceEmbedder:
         self._commit = hub_commit(self._path, config.revision)
         self.identity = self._identity()
         self._model: Any = None
+        self._tokenizer: Any = None
+        self._prompt, self._longest = "", UNLIMITED
 
     def _identity(self) -> str:
         """Files or commit, then the layers by themselves, as checkpoints have long recorded them, then what else is set."""
         config, found = self.config, fingerprint(self._path, self._commit, self.config.trust_remote_code)
         if config.layers is not None:
             found = changed(found, f"layers={config.layers}")
-        keys = ("pooling", "normalize", "prompt", "prompt_name", "max_length", "dtype", "trust_remote_code")
+        keys = (
+            "pooling", "normalize", "prompt", "prompt_name", "max_length", "long_texts", "dtype", "trust_remote_code",
+        )  # fmt: skip
         defaults = EncoderConfig()
         settings = {k: getattr(config, k) for k in keys if getattr(config, k) != getattr(defaults, k)}
         if config.layers is not None and not {"prompt", "prompt_name"} & set(settings) and own_prompt(self._path):
@@ -137,18 +128,114 @@ class SentenceEmbedder:
         path = str(Path(self.config.path).resolve()) if is_folder else self.config.path
         return without_machine(asdict(replace(self.config, path=path, revision=self._commit or self.config.revision)))
 
+    @property
+    def name(self) -> str:
+        """By its path."""
+        return f"encoder.path={self.config.path}"
+
     def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_embedding"]:
-        """Embeddings of texts. Raises ValueError where the encoder cannot be loaded or lacks what the config asks for."""
-        self._model = self._model or self._load()
-        config = self.config
-        return self._model.encode(
-            list(texts), batch_size=config.batch_size, show_progress_bar=progress, prompt=config.prompt,
-            prompt_name=config.prompt_name,
+        """Embeddings of texts.
+
+        Raises ValueError if the encoder cannot be loaded or lacks what the config asks for, if its own code fails, and
+        for a text that is too long where `long_texts` says refuse.
+        """
+        self._prepare()
+        lengths = self._lengths(texts)
+        long = [i for i, n in enumerate(lengths) if n > self._longest]
+        if long:
+            self._about_long([texts[i] for i in long], [lengths[i] for i in long], len(texts))
+        if not long or self.config.long_texts == "cut":
+            return self._encoded(texts, progress)
+        whole = sorted(set(range(len(texts))) - set(long))
+        found = dict(zip(long, self._in_windows([texts[i] for i in long], progress), strict=True))
+        if whole:
+            found |= zip(whole, self._encoded([texts[i] for i in whole], progress), strict=True)
+        return np.stack([found[i] for i in range(len(texts))])
+
+    def reads(self, text: str) -> tuple[int, ...]:
+        """Token ids of the text, as far as they are read."""
+        self._prepare()
+        if self._tokenizer is None:
+            return tuple(text.encode())
+        is_cut = self.config.long_texts == "cut"
+        return tuple(self._tokenizer(self._prompt + text, truncation=is_cut, verbose=False)["input_ids"])
+
+    def _prepare(self) -> None:
+        """Loads the encoder, unless it is loaded."""
+        if self._model is not None:
+            return
+        try:
+            model = self._load()
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(self._reason(error)) from error
+        from transformers import PreTrainedTokenizerBase
+
+        config, tokenizer, longest = self.config, getattr(model[0], "tokenizer", None), model.max_seq_length
+        name = config.prompt_name or model.default_prompt_name
+        self._prompt = config.prompt if config.prompt is not None else model.prompts.get(name) or ""
+        is_counted = isinstance(tokenizer, PreTrainedTokenizerBase) and longest is not None
+        self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+        self._longest = int(longest) if is_counted else UNLIMITED
+        self._model = model
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text with the prompt and special tokens; 0 if the encoder reads texts of any length."""
+        if self._tokenizer is None or self._longest >= UNLIMITED:
+            return [0] * len(texts)
+        ids = self._tokenizer([self._prompt + t for t in texts], truncation=False, verbose=False)["input_ids"]
+        return [len(row) for row in ids]
+
+    def _about_long(self, texts: Sequence[str], lengths: Sequence[int], count: int) -> None:
+        """Warns of long texts, or refuses them."""
+        i = max(range(len(texts)), key=lambda i: lengths[i])
+        if self.config.long_texts == "refuse":
+            raise ValueError(
+                f"the description {texts[i][:60]!r}... is {lengths[i]} tokens long; {self.name} reads {self._longest} at "
+                "once: shorten it, or set encoder.long_texts=windows"
+            )
+        done = "what follows is not read" if self.config.long_texts == "cut" else "read in windows, which are averaged"
+        log.warning(
+            "%d of %d texts are longer than the %d tokens that %s reads at once (the longest has %d): %s",
+            len(texts), count, self._longest, self.name, lengths[i], done,
         )  # fmt: skip
+
+    def _in_windows(self, texts: Sequence[str], progress: bool) -> list[Float[np.ndarray, " d_embedding"]]:
+        """Embeddings of texts that are read in pieces."""
+        (around,) = self._lengths([""])
+        room = self._longest - around
+        if room < 1:
+            raise ValueError(
+                f"{self.name} reads {self._longest} tokens at once, and prompt and special tokens alone are {around}: raise "
+                "encoder.max_length, or shorten encoder.prompt"
+            )
+        cut = [
+            windows(t, token_starts(self._tokenizer, t), room, lambda piece: self._lengths([piece])[0] - around)
+            for t in texts
+        ]
+        values = self._encoded([piece for pieces in cut for piece, _ in pieces], progress)
+        parts = normalized_parts(self._model)
+        ends = np.cumsum([len(pieces) for pieces in cut])
+        return [
+            weighted_mean(values[end - len(pieces) : end], [n for _, n in pieces], parts)
+            for pieces, end in zip(cut, ends, strict=True)
+        ]
+
+    def _encoded(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_embedding"]:
+        config = self.config
+        try:
+            return self._model.encode(
+                list(texts), batch_size=config.batch_size, show_progress_bar=progress, prompt=config.prompt,
+                prompt_name=config.prompt_name,
+            )  # fmt: skip
+        except Exception as error:
+            if not config.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(self._own_code_failed("run", error)) from error
 
     def _load(self) -> Any:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
 
         config, device = self.config, None if self.config.device == "auto" else self.config.device
@@ -165,13 +252,13 @@ class SentenceEmbedder:
                 self._path, device=device, revision=self._commit or config.revision,
                 trust_remote_code=config.trust_remote_code, model_kwargs=model_options, config_kwargs=config_options,
             )  # fmt: skip
-        except (OSError, ImportError, RuntimeError, ValueError, SafetensorError) as error:
+        except Exception as error:  # a damaged file, or the encoder's own code: anything may come of it
             raise ValueError(self._reason(error)) from error
         if is_plain:  # sentence-transformers would put a chat template around every text
             whole[0].modality_config = {"text": whole[0].modality_config["text"]}
         self._check_prompt(whole)
         self._prepare_tokenizer(whole)
-        modules = _arrange(whole, config)
+        modules = arrange(whole, config.path, config.pooling, config.layers, config.normalize)
         if modules == list(whole):
             return whole
         return SentenceTransformer(
@@ -186,7 +273,15 @@ class SentenceEmbedder:
                 f"encoder.path={self.config.path} brings Python code of its own, which t2l runs only when told to: read it "
                 f"({where}), then set encoder.trust_remote_code=true"
             )
-        return f"encoder.path={self.config.path} could not be loaded: {str(error).strip().splitlines()[0]}"
+        if self.config.trust_remote_code:
+            return self._own_code_failed("load", error)
+        return f"encoder.path={self.config.path} could not be loaded: {first_line(error)}"
+
+    def _own_code_failed(self, what: str, error: Exception) -> str:
+        return (
+            f"encoder.path={self.config.path} does not {what}: {first_line(error)} (its own Python code, with transformers "
+            f"{library_versions()['transformers']}: it may need another version)"
+        )
 
     def _is_plain(self) -> bool:
         """Whether the model has no sentence-transformers config; false where it cannot be had, which loading explains."""
@@ -219,39 +314,3 @@ class SentenceEmbedder:
                 f"encoder.max_length={self.config.max_length}: {self.config.path} reads at most {longest} tokens"
             )
         model.max_seq_length = self.config.max_length
-
-
-def _arrange(whole: Any, config: EncoderConfig) -> list[nn.Module]:
-    """The modules of a loaded encoder, with the pooling and scaling that the config asks for."""
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-
-    modules = list(whole)
-    own: Any = next((m for m in modules if isinstance(m, Pooling)), None)
-    if own is None and (config.pooling != "auto" or config.layers is not None):
-        raise ValueError(f"encoder.path={config.path} has no token states to pool: leave pooling and layers out")
-    if config.layers is not None:
-        return [modules[0], _layer_pooling(whole, own, config)]
-    if config.pooling != "auto":
-        mode: Any = POOLINGS[config.pooling]
-        chosen = Pooling(own.embedding_dimension, mode, own.include_prompt)
-        modules = [chosen if m is own else m for m in modules]
-    if config.normalize == "false":
-        return [m for m in modules if not isinstance(m, Normalize)]
-    if config.normalize == "true" and not isinstance(modules[-1], Normalize):
-        return [*modules, Normalize()]
-    return modules
-
-
-def _layer_pooling(whole: Any, own: Any, config: EncoderConfig) -> LayerPooling:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    assert config.layers is not None
-    last = whole[0].model.config.get_text_config().num_hidden_layers
-    beyond = [i for i in config.layers if i > last]
-    if beyond:
-        raise ValueError(
-            f"encoder.layers: {config.path} has no hidden layer {beyond[0]}; it has 0 (the token embeddings) to {last}"
-        )
-    mode: Any = POOLINGS["mean" if config.pooling == "auto" else config.pooling]
-    pooling = Pooling(own.embedding_dimension, mode, own.include_prompt)
-    return LayerPooling(config.layers, pooling, normalize=config.normalize != "false")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from torch import Tensor
 from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.encoder.cache import EmbeddingCache
 from t2l.encoder.interface import Embedder
-from t2l.encoder.last_token import LastTokenEmbedder
+from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig, LastTokenEmbedder
 from t2l.encoder.one_hot import OneHotConfig, OneHotEmbedder
 from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
 from t2l.encoder.sentence import EncoderConfig, SentenceEmbedder
+from t2l.encoder.soundness import check_embeddings, library_versions
 from t2l.encoder.sources import resolve
 from t2l.tasks import Task
+
+PROBE = "The ferry to the island leaves twice a day outside the summer months."
+"""what a single description is compared with, to see that the encoder tells texts apart"""
 
 
 def check(config: AnyEncoderConfig | OwnEncoderConfig | None) -> None:
@@ -35,11 +39,13 @@ def check(config: AnyEncoderConfig | OwnEncoderConfig | None) -> None:
 def _embedder(
     config: AnyEncoderConfig, base: BaseModel | None, base_config: BaseModelConfig | None, tasks: Sequence[Task]
 ) -> Embedder:
-    if isinstance(config, EncoderConfig):
+    if type(config) is EncoderConfig:
         return SentenceEmbedder(config)
-    if isinstance(config, OneHotConfig):
+    if type(config) is OneHotConfig:
         return OneHotEmbedder(config, tasks)
-    return LastTokenEmbedder(config, base, base_config)
+    if type(config) is BaseModelEncoderConfig or type(config) is CausalLMEncoderConfig:
+        return LastTokenEmbedder(config, base, base_config)
+    raise ValueError(f"encoder: there is none for the config {type(config).__name__}")
 
 
 class TaskEncoder:
@@ -67,7 +73,7 @@ class TaskEncoder:
         self._embedder = _embedder(config, base, base_config, tasks)
         self.identity = self._embedder.identity
         folder = self._embedder.cache
-        self._cache = EmbeddingCache(Path(folder).expanduser(), self.identity) if folder else None
+        self._cache = EmbeddingCache(Path(folder), self.identity, library_versions()) if folder else None
 
     @property
     def reads_any_text(self) -> bool:
@@ -81,8 +87,8 @@ class TaskEncoder:
     def encode(self, descriptions: Sequence[str], progress: bool = False) -> Float[Tensor, "batch d_embedding"]:
         """Embeddings, float32 on the CPU, in the order given.
 
-        Raises ValueError for an empty description or an empty list, and for a text that the encoder does not know or
-        cannot read.
+        Raises ValueError for an empty description or an empty list, for a text that the encoder does not know or
+        cannot read, and for embeddings that cannot be right (`soundness.check_embeddings`), which are not kept.
         """
         if not descriptions:
             raise ValueError("no descriptions to encode")
@@ -93,11 +99,24 @@ class TaskEncoder:
         known = {t: v for t in distinct if self._cache and (v := self._cache.get(t)) is not None}
         new = [t for t in distinct if t not in known]
         if new:
-            values = np.asarray(self._embedder.embed(new, progress), dtype=np.float32)
+            values = self._embedded(new, [t for t in distinct if t in known], known, progress)
             if self._cache:
                 self._cache.put(new, values)
             known.update(zip(new, values, strict=True))
         return torch.from_numpy(np.stack([known[t] for t in descriptions]))
+
+    def _embedded(
+        self, new: Sequence[str], old: Sequence[str], known: Mapping[str, np.ndarray], progress: bool
+    ) -> np.ndarray:
+        """Embeddings [new, d_embedding] of new texts, checked beside those of old ones."""
+        values = np.asarray(self._embedder.embed(new, progress), dtype=np.float32)
+        if len(new) == 1 and not old and self.reads_any_text and new[0] != PROBE:
+            # One text alone does not show that an encoder embeds everything alike.
+            probe = np.asarray(self._embedder.embed([PROBE], False), dtype=np.float32)
+            check_embeddings(self._embedder, [*new, PROBE], np.concatenate([values, probe]))
+        else:
+            check_embeddings(self._embedder, [*new, *old], np.stack([*values, *(known[t] for t in old)]))
+        return values
 
     def encode_groups(
         self, groups: Sequence[Sequence[str]], progress: bool = False

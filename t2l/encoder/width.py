@@ -32,9 +32,11 @@ def embedding_width(config: AnyEncoderConfig | OwnEncoderConfig | None, base_con
         if config.tasks is None:
             raise ValueError("encoder=one_hot is as wide as there are training tasks: give d_embedding=NUMBER")
         return len(config.tasks)
-    if not isinstance(config, EncoderConfig):
+    if isinstance(config, EncoderConfig):
+        return _sentence_width(config)
+    if config is None or isinstance(config, OwnEncoderConfig):
         raise ValueError("encoder is null: choose one, like encoder=minilm_layers")
-    return _sentence_width(config)
+    raise ValueError(f"encoder: there is none for the config {type(config).__name__}")
 
 
 def _sentence_width(config: EncoderConfig) -> int:
@@ -45,12 +47,13 @@ def _sentence_width(config: EncoderConfig) -> int:
         own = AutoConfig.from_pretrained(
             path, trust_remote_code=config.trust_remote_code, revision=config.revision, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # code that comes with an encoder may raise anything
         raise ValueError(
             f"encoder.path={config.path}: no config of it at hand to read the embeddings' width from: give d_embedding=NUMBER"
         ) from error
     hidden = int(own.get_text_config().hidden_size)
     if config.layers is not None:
         return hidden * len(config.layers)
-    projections = sorted(Path(path).glob("*_Dense/config.json")) if Path(path).is_dir() else []
+    found = Path(path).glob("[0-9]*_Dense/config.json") if Path(path).is_dir() else ()
+    projections = sorted(found, key=lambda p: int(p.parent.name.partition("_")[0]))  # modules by number: 2 before 10
     return int(read_json(projections[-1])["out_features"]) if projections else hidden

@@ -84,6 +84,9 @@ def calibrate(
             "reliability": bins,
             "n_fitted": len(fitted),
             "n_tested": len(own),
+            "n_tasks": len(tasks),
+            "n_descriptions": len({p.text for p in points if not p.is_foreign}),
+            "splits": sorted({c.split for c in cells} - {NOT_HELD_OUT}),
             "fitted_on": "a seeded half of the scored tasks: every split but train, and random text",
         },
     )

@@ -1,4 +1,7 @@
-"""Runs generated Python in a process of its own: limited time and memory, an empty folder, no network."""
+"""Runs generated Python in a process of its own: limited time and memory, an empty folder, no network.
+
+Only where a verb's `allow_code_execution` says so; everywhere else `passes` refuses.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,57 @@ import resource
 import subprocess
 import sys
 import tempfile
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from typing import Any, TypeVar
 
 TIME_LIMIT_S = 5
 MEMORY_LIMIT_BYTES = 512 * 2**20
 FILE_LIMIT_BYTES = 2**20
 _NEW_USER_AND_NETWORK = 0x10000000 | 0x40000000
+_allowed = False
+Result = TypeVar("Result")
+
+
+class CodeExecutionError(ValueError):
+    """Code that a model wrote would run, and nobody has allowed it."""
+
+
+def is_allowed() -> bool:
+    """Whether code that a model wrote may run now."""
+    return _allowed
+
+
+@contextlib.contextmanager
+def code_execution(allowed: bool) -> Iterator[None]:
+    """Within the block, code that a model wrote may run, or may not; in this process, with all its threads."""
+    global _allowed
+    before, _allowed = _allowed, allowed
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+def as_configured(verb: Callable[[Any], Result]) -> Callable[[Any], Result]:
+    """A verb that runs generated code where its config's `allow_code_execution` says so, and nowhere else."""
+
+    @wraps(verb)
+    def run(config: Any) -> Result:
+        with code_execution(config.allow_code_execution):
+            return verb(config)
+
+    return run
+
+
+def check_allowed(what: str) -> None:
+    """Raises CodeExecutionError unless code that a model wrote may run."""
+    if not _allowed:
+        raise CodeExecutionError(
+            f"{what} runs the code that the model writes: allow it with allow_code_execution=true, in a sandbox, or "
+            "leave it out (suite.leave_out=[TASK], or other tasks=[...])"
+        )
+
 
 # Where the system gives no network namespace, sockets are refused in the child before the code is compiled.
 _HARNESS = """
@@ -46,7 +94,10 @@ def passes(code: str, assertions: str, time_limit_s: int = TIME_LIMIT_S) -> bool
 
     The child says so with a word drawn for this run, so that code which ends early, or prints, does not pass.
     This keeps accidents in; it is no sandbox for code that means harm.
+
+    Raises CodeExecutionError outside a block of `code_execution(True)`.
     """
+    check_allowed("this metric")
     word = os.urandom(16).hex()
     with tempfile.TemporaryDirectory() as folder:
         try:

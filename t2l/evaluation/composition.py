@@ -36,7 +36,7 @@ from t2l.lora import LoraWeights, concatenate
 from t2l.methods.peft_backed import wrapped_by
 from t2l.objectives import label_loss
 from t2l.seeding import generator_for
-from t2l.tasks import Task, tokenize_examples
+from t2l.tasks import CutCount, Task, tokenize_examples
 
 
 def mean_of_products(adapters: LoraWeights | AdapterSource, rank: int, memory: int = ADAPTER_MEMORY) -> LoraWeights:
@@ -217,11 +217,13 @@ class LoraHub:
         shots: int,
         tasks_at_once: int,
         seed: int,
+        max_length: int = 512,
         *,
         memory: int = ADAPTER_MEMORY,
     ) -> None:
         self._library, self._names, self._base = library, list(training_tasks), base
         self._adapters, self._size = library.source(training_tasks), bytes_per_adapter(library.spec)
+        self._max_length = max_length
         self._count, self._shots, self._seed = min(adapters, len(self._names)), shots, seed
         # Each task of a pass has its own draw from the library in memory, unless the whole library fits.
         self._fits = len(self._names) * self._size <= memory
@@ -232,7 +234,7 @@ class LoraHub:
         """Bare inputs, one adapter per task. Raises ValueError for a task with too few training examples."""
         shown = [view.as_trained(t) for t in view.tasks]
         recipe = {
-            "searched": [self.bound, self.penalty, self.budget, self._count, self._seed],
+            "searched": [self.bound, self.penalty, self.budget, self._count, self._seed, self._max_length],
             "library": digest_of([self._names, self._adapters.recipe()]),
             "examples": digest_of([[t.name, [e.content() for e in training_examples(t, self._shots)]] for t in shown]),
         }
@@ -254,6 +256,7 @@ class LoraHub:
         """The best adapter found for each task, from those of the library."""
         import nevergrad
 
+        cuts, tokenizer, longest = CutCount(), self._base.tokenizer, self._max_length
         drawn = [self._pool(t.name) for t in tasks]
         # A library that fits is read once for all passes.
         union = list(range(self._adapters.count)) if self._fits else sorted({i for pool in drawn for i in pool})
@@ -262,9 +265,10 @@ class LoraHub:
         rows = [
             r
             for t in tasks
-            for r in tokenize_examples(self._base.tokenizer, training_examples(t, self._shots), max_length=512)
+            for r in tokenize_examples(tokenizer, training_examples(t, self._shots), "", longest, t.name, cuts)
         ]
-        batch = collate(rows, self._base.tokenizer.pad_token_id, self._base.device)
+        cuts.warn(longest)
+        batch = collate(rows, tokenizer.pad_token_id, self._base.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             searches = [self._search(nevergrad, t.name) for t in tasks]

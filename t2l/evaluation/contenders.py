@@ -3,7 +3,7 @@
 Every contender sees the same tasks and examples in the same order; they differ in the adapter a
 question runs under and in the text before its input. Those made from other adapters are in
 `composition.py`, those trained on a few examples in `few_shot.py`, those made from text in
-`conditioning.py`.
+`conditioning.py`, those with solved examples in the prompt in `in_context.py`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Entry:
     """What a contender runs on a split: its questions and, unless the base is bare, its adapters.
 
     Adapters are made when they are asked for: entering a split costs nothing that an answer kept from before saves.
-    `conditions[i]` is the text that adapter i was made from, where there is one. Where adapters are
+    `conditions[i]` is the text that adapter i was made from, where there is one, or how questions are put. Where adapters are
     not LoRAs that can share a batch, `attached(i)` is a block with the base model under adapter i, and
     `attached_key(i)` names what that is, by content.
     """
@@ -105,7 +105,8 @@ class Entry:
         adapters = self.adapter_digests(memory)
         digest = hashlib.sha256()
         for q in self.questions:
-            digest.update(f"{q.content}\x1f{q.reference}\x1f{adapters[q.adapter]}\x1e".encode())
+            shots = "".join(f"{asked}\x1d{answered}\x1d" for asked, answered in q.shots)
+            digest.update(f"{shots}{q.content}\x1f{q.reference}\x1f{adapters[q.adapter]}\x1e".encode())
         return digest.hexdigest()
 
     def adapter_digests(self, memory: int = ADAPTER_MEMORY) -> dict[int, str]:
@@ -152,26 +153,6 @@ class Prompted:
     def enter(self, view: SplitView) -> Entry:
         """The description before every input, no adapter."""
         return Entry(questions_for(view.tasks, view.examples, prefix_of=view.description))
-
-
-class InContext:
-    """The base model with solved examples of the task in its prompt (in-context learning, Brown et al. 2020)."""
-
-    def __init__(self, shots: int, with_description: bool) -> None:
-        self.name = "prompted_icl" if with_description else "icl"
-        self._shots, self._with_description = shots, with_description
-
-    def enter(self, view: SplitView) -> Entry:
-        """The task's first training examples, question and answer, before every input; no adapter.
-
-        Raises ValueError for a task with fewer training examples.
-        """
-        shots = ["\n".join(f"{e.input}\n{e.output}" for e in training_examples(t, self._shots)) for t in view.tasks]
-
-        def prefix(task: int, example: int) -> str:
-            return f"{view.description(task, example)}\n{shots[task]}" if self._with_description else shots[task]
-
-        return Entry(questions_for(view.tasks, view.examples, prefix_of=prefix))
 
 
 def training_examples(task: Task, count: int) -> Sequence[Example]:

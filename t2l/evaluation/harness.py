@@ -6,6 +6,7 @@ every batch, so all kinds of requests (likelihoods, generation) run as they do f
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import importlib.metadata
@@ -17,13 +18,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel
+from t2l.decoding import plain_decoding
+from t2l.evaluation.code_runner import check_allowed, is_allowed
 from t2l.files import FileProblemError
 from t2l.suites.descriptions import METADATA_FILE, check_descriptions, read_descriptions
-from t2l.tasks import Task
+from t2l.tasks import PLAIN_TEMPLATE, Task
 
 
 @dataclass
@@ -41,9 +45,8 @@ class HarnessConfig:
     batch_size: int = 16
     """requests run together"""
     apply_chat_template: bool = True
-    """whether prompts go through the base's chat template"""
-    confirm_unsafe_code: bool = False
-    """whether tasks may run the code that the model writes (humaneval, mbpp)"""
+    """whether prompts go through the base's chat template, or through t2l's own where it has none, as adapters are trained;
+    false: as the harness writes them for bases without one, which published numbers are about"""
     library_tasks: dict[str, str] = field(default_factory=dict)
     """harness task to the task of library and suite that it is (+harness.library_tasks.TASK=NAME); a task that is not here
     has the same name there"""
@@ -107,7 +110,7 @@ class Harness:
             raise ValueError("harness=lm_eval needs the lm-evaluation-harness: pip install 't2l[eval]'")
         if config.include_path is not None and not Path(config.include_path).is_dir():
             raise FileProblemError(f"harness.include_path={config.include_path}: no such folder")
-        if config.confirm_unsafe_code:
+        if is_allowed():
             os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")
         self.config = config
         self.tasks: dict[str, Any] = {}
@@ -136,12 +139,30 @@ class Harness:
             hint = f"did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists what there is"
             raise ValueError(f"tasks: the harness has no task {name!r}; {hint}")
         settings = (entry.cfg if entry is not None else None) or {}
-        if settings.get("unsafe_code") and not self.config.confirm_unsafe_code:
-            raise ValueError(
-                f"harness task {name!r} runs the code that the model writes: allow it with "
-                "harness.confirm_unsafe_code=true, in a sandbox"
-            )
+        for part, inner in self._parts(name, set()):
+            if inner.get("unsafe_code"):
+                within = "" if part == name else f", which holds {part!r},"
+                check_allowed(f"harness task {name!r}{within}")
         return settings
+
+    def _parts(self, name: str, seen: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """What the YAMLs say of a name and of everything inside it: the tasks of a group, of its groups, of a tag."""
+        entry = self._manager.task_index.get(name)
+        if entry is None or name in seen:
+            return
+        seen.add(name)
+        settings = entry.cfg or {}
+        yield name, settings
+        inside = settings.get("task") if settings else sorted(entry.tags)
+        for part in inside if isinstance(inside, list) else []:
+            if isinstance(part, Mapping):
+                named = str(part.get("task") or part.get("group"))
+                yield named, part
+                inner = part.get("task")
+                for own in [str(p) for p in inner] if isinstance(inner, list) else [named]:
+                    yield from self._parts(own, seen)
+            else:
+                yield from self._parts(str(part), seen)
 
     def _load(self, name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         from datasets.exceptions import DatasetsError
@@ -174,16 +195,27 @@ class Harness:
     def wrap(self, base: BaseModel) -> Any:
         """A base model as the harness wants it; adapters injected later work on it, too.
 
-        Raises ValueError where prompts should go through a chat template and there is none.
+        With `apply_chat_template` the base reads the very tokens that it reads on t2l's own board: prompts of a base
+        without a chat template are t2l's (`tasks.PLAIN_TEMPLATE`), special tokens come from the template alone, and
+        prompt and answer are tokenized apart.
         """
         from lm_eval.models.huggingface import HFLM
 
-        if self.config.apply_chat_template and getattr(base.tokenizer, "chat_template", None) is None:
-            raise ValueError(f"base model {base.name} has no chat template: set harness.apply_chat_template=false")
+        as_trained, tokenizer = self.config.apply_chat_template, base.tokenizer
+        if as_trained and getattr(tokenizer, "chat_template", None) is None:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = PLAIN_TEMPLATE
         with _logging_from(logging.ERROR):
-            return HFLM(
-                pretrained=base.model, tokenizer=base.tokenizer, backend="causal", batch_size=self.config.batch_size
+            lm = HFLM(
+                pretrained=base.model,
+                tokenizer=tokenizer,
+                backend="causal",
+                batch_size=self.config.batch_size,
+                add_bos_token=False if as_trained else None,
             )
+        if as_trained:
+            lm._encode_pair = partial(_encoded_apart, lm)
+        return lm
 
     def score(self, lm: Any, task: str, prefix: str = "") -> dict[str, Any]:
         """One pass over a task: what `lm_eval.simple_evaluate` returns, of each sample its answer and scores.
@@ -196,7 +228,11 @@ class Harness:
 
         config = self.config
         in_chat = bool(prefix) and config.apply_chat_template
-        with _logging_from(logging.WARNING), _first_turn_prefixed(lm, prefix if in_chat else ""):
+        with (
+            _logging_from(logging.WARNING),
+            plain_decoding(lm.model),
+            _first_turn_prefixed(lm, prefix if in_chat else ""),
+        ):
             found = simple_evaluate(
                 model=lm,
                 tasks=[self.tasks[task]],
@@ -206,7 +242,7 @@ class Harness:
                 limit=config.limit,
                 apply_chat_template=config.apply_chat_template,
                 system_instruction=f"{prefix}\n" if prefix and not in_chat else None,
-                confirm_run_unsafe_code=config.confirm_unsafe_code,
+                confirm_run_unsafe_code=is_allowed(),
                 random_seed=config.random_seed,
                 numpy_random_seed=config.numpy_seed,
                 torch_random_seed=config.torch_seed,
@@ -214,6 +250,21 @@ class Harness:
             )
         samples = {name: [_answered(s) for s in of_task] for name, of_task in found["samples"].items()}
         return {**found, "samples": samples}
+
+
+def _encoded_apart(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Prompt and continuation as token ids; the harness would move the prompt's last blanks to the continuation."""
+    return lm.tok_encode(context, add_special_tokens=False), lm.tok_encode(continuation, add_special_tokens=False)
+
+
+def what_differs(config: HarnessConfig, tokenizer: Any) -> str:
+    """One line on how the base's prompts differ from those on t2l's own board; empty where they do not."""
+    if config.apply_chat_template:
+        return ""
+    own = "the base's chat template" if getattr(tokenizer, "chat_template", None) else (
+        "a line break after the prompt" + (f" and {tokenizer.bos_token} before it" if tokenizer.bos_token else "")
+    )  # fmt: skip
+    return f"Prompts are the harness's own (harness.apply_chat_template=false); adapters are trained with {own}."
 
 
 def _task_identity(task: Any) -> str:

@@ -9,7 +9,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from t2l.files import write_json, write_text
+from t2l.conditions import conditions_text
+from t2l.console import print_table
+from t2l.files import write_own
+
+HARNESS_FILES = ("harness.json", "harness.md", "harness_samples.jsonl")
 
 
 @dataclass(frozen=True)
@@ -120,14 +124,14 @@ def write_harness_report(
         "passes": [p.to_json() for p in passes],
         "task_configs": {n: v for f in found for n, v in f["configs"].items()},
         **provenance,
-        "decoding": "as each task says",
+        "decoding": "as each task says" + str(provenance.get("decoding", "")).removeprefix("greedy"),
     }
-    write_text(
+    write_own(
         folder / "harness_samples.jsonl",
         "".join(json.dumps(s, default=str) + "\n" for p in passes for s in p.samples()),
     )
-    write_json(folder / "harness.json", plain(report))
-    write_text(folder / "harness.md", _markdown(rows, report))
+    write_own(folder / "harness.json", json.dumps(plain(report), indent=2) + "\n")
+    write_own(folder / "harness.md", _markdown(rows, report))
 
 
 def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
@@ -144,8 +148,16 @@ def _markdown(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
             "Value ± standard error over examples, both means over training seeds and descriptions.",
             f"lm_eval {report['harness']['version']}; task versions: {versions}.",
             f"Base model: {report['base_model']['name']}, {report['base_model']['fingerprint'][:12]}.",
-            f"Tasks of these that a checkpoint was trained on, by name: {', '.join(seen) or 'none'}.",
+            f"Tasks of these that a checkpoint or an adapter was trained on, by name: {', '.join(seen) or 'none'}.",
+            *([report["prompts"]] if report.get("prompts") else []),
+            *(f"{note}." for note in report.get("data_notes", [])),
+            *(
+                [f"Not checked, for want of a record: {', '.join(report['unchecked'])}."]
+                if report.get("unchecked")
+                else []
+            ),
             "",
+            *conditions_text(report.get("conditions")),
         ]
     )
 
@@ -165,19 +177,7 @@ def _cell(row: Row) -> str:
 
 def print_harness(rows: Sequence[Row], folder: Path) -> None:
     """Prints the scores, in as many tables as the terminal is too narrow for, and where the report is."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    header, *lines = score_lines(rows)
-    width = max(1, (console.width - 20) // 20)
-    for start in range(1, len(header), width):
-        table = Table(title="score and standard error" if start == 1 else None)
-        part = [0, *range(start, min(start + width, len(header)))]
-        for i in part:
-            # Blanks let long names wrap between words.
-            table.add_column(header[i].replace("_", " "))
-        for line in lines:
-            table.add_row(line[0].replace("_", " "), *(line[i] for i in part[1:]))
-        console.print(table)
-    console.print(f"report: {folder / 'harness.md'} and {folder / 'harness.json'}", soft_wrap=True)
+    # Blanks let long names wrap between words.
+    header, *lines = [[cell.replace("_", " ") for cell in line] for line in score_lines(rows)]
+    print_table(header, lines, "score and standard error")
+    print(f"report:\n  {folder / 'harness.md'}\n  {folder / 'harness.json'}")

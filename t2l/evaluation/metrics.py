@@ -16,7 +16,7 @@ from typing import Any
 
 from t2l.evaluation.choice_labels import choice_label, label_kind
 from t2l.evaluation.code_answers import program
-from t2l.evaluation.code_runner import passes
+from t2l.evaluation.code_runner import is_allowed, passes
 from t2l.suites.rows import without_remark
 
 
@@ -45,6 +45,8 @@ class Metric:
     their whole log-likelihood or by that per byte (Gao et al. 2021; acc and acc_bytes of the lm-evaluation-harness)"""
     read_reference: Callable[[str], object] = str
     """raises ValueError for a reference that no answer can be held against"""
+    runs_code: bool = False
+    """whether scoring runs the code that an answer holds, which `allow_code_execution` has to allow"""
 
     def __post_init__(self) -> None:
         for key, allowed in (("against", ("output", "tests")), ("chooses", ("", "total", "per_byte"))):
@@ -64,6 +66,7 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
+_checked: set[str] = set()
 
 
 def register(metric: Metric) -> Metric:
@@ -76,17 +79,21 @@ def register(metric: Metric) -> Metric:
     return metric
 
 
-@cache
 def metric(name: str) -> Metric:
     """A metric by its name or an alias, checked when it is first asked for.
+
+    The probes of a metric that runs code are code, too: it is checked when running code is first allowed.
 
     Raises ValueError with the names there are, or where it fails a probe.
     """
     known = without_remark(name)
     if known not in METRICS:
         raise ValueError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
-    METRICS[known].check()
-    return METRICS[known]
+    found = METRICS[known]
+    if known not in _checked and (is_allowed() or not found.runs_code):
+        found.check()
+        _checked.add(known)
+    return found
 
 
 def single_spaced(text: str) -> str:
@@ -192,7 +199,7 @@ register(Metric("final_number", final_number.__doc__ or "", final_number, (
 ), read_reference=reference_number))  # fmt: skip
 register(Metric("pass_at_1", pass_at_1.__doc__ or "", pass_at_1, (
     Probe("def f(x):\n    return x + 1", "assert f(1) == 2", 1), Probe("def f(x):\n    return x", "assert f(1) == 2", 0),
-), against="tests"))  # fmt: skip
+), against="tests", runs_code=True))  # fmt: skip
 register(Metric("choice_label", choice_label.__doc__ or "", choice_label, (
     Probe("B", "A", 0), Probe("The answer is B.", "B", 1), Probe("A: dry palms", "A", 1), Probe("A dog", "A", 0), Probe("1 or 2", "2", 0),
     Probe("Yes, it was.", "true", 1), Probe("It is not true", "true", 0),

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from t2l.checkpoint import CheckpointRecord
+from t2l.continuation import MEMORY_AND_PACE, WHERE, without
 from t2l.files import read_json
 
-NOT_THE_RECIPE = ("seed", "run_dir", "logger", "library")
-"""settings of a run in which seeds of one recipe may differ"""
-WHERE_THINGS_ARE = {"base_model": ("path", "device", "shard"), "encoder": ("path", "device", "batch_size", "cache")}
-"""likewise, of its parts: what was loaded is told by fingerprint and identity, wherever it was"""
+NOT_THE_RECIPE = (*WHERE, *MEMORY_AND_PACE, "seed", "library", "init_from", "base_model.path", "encoder.path")
+"""settings of a run in which seeds of one recipe may differ; what was loaded is told by fingerprint and identity, wherever
+it was"""
 
 
 def _settings_of(checkpoint: Path) -> Mapping[str, Any] | None:
@@ -20,19 +20,29 @@ def _settings_of(checkpoint: Path) -> Mapping[str, Any] | None:
     run = checkpoint.parent.parent / "run.json"
     if checkpoint.parent.name != "checkpoints" or not run.is_file():
         return None
-    config = read_json(run)["config"]
-    kept = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE}
-    for part, keys in WHERE_THINGS_ARE.items():
-        if kept.get(part) is not None:
-            kept[part] = {key: value for key, value in kept[part].items() if key not in keys}
+    return without(read_json(run)["config"], NOT_THE_RECIPE)
+
+
+def _without_seed(trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """What was trained on, and of a checkpoint that a run started from its objective and the same."""
+    kept = {key: value for key, value in trained_on.items() if key != "seed"}
+    if kept.get("init_from"):
+        origin = kept["init_from"]
+        kept["init_from"] = {"objective": origin["objective"], "trained_on": _without_seed(origin["trained_on"])}
     return kept
 
 
 def recipe_of(record: CheckpointRecord, checkpoint: Path) -> dict[str, Any]:
-    """What checkpoints that differ in their training seed alone have in common: the record, and the run's settings."""
-    trained_on = {key: value for key, value in record.trained_on.items() if key != "seed"}
+    """What checkpoints that differ in their training seed alone have in common: the record, and the run's settings.
+
+    The step counts, unless validation chose it: seeds are best at different steps.
+    """
     kept = {key: value for key, value in record.to_json().items() if key != "encoder"}  # its identity says which
-    return {**kept, "trained_on": trained_on, "settings": _settings_of(checkpoint)}
+    chosen = record.selection
+    if chosen is not None and chosen.best_step == record.step:
+        kept["step"] = "best"
+    kept["selection"] = None if chosen is None else {"by": chosen.by, "on": chosen.on}
+    return {**kept, "trained_on": _without_seed(record.trained_on), "settings": _settings_of(checkpoint)}
 
 
 def recipe_names(checkpoints: Sequence[tuple[CheckpointRecord, Path]]) -> list[str]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l.conditions import conditions_text
+from t2l.evaluation import in_context
 from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.conditioning import CONTROLS
 from t2l.evaluation.costs import cost_table
 from t2l.evaluation.statistics import Estimate, recovered_fraction
-from t2l.files import write_bytes, write_json, write_text
+from t2l.files import write_own
 from t2l.manifest import Overlap
 
 HEADLINE_SEEDS = 3
@@ -22,6 +24,9 @@ REDUNDANT_WHY = (
     "the base model could read the task's description in its own prompt, so a score does not show that the adapter "
     "followed it"
 )
+FIGURES = ("scores", "controls", "costs", "style", "scale", "confidence", "map", "norms")
+REPORT_FILES = ("report.json", "report.md", "report.html", "answers.jsonl", *(f"{name}.png" for name in FIGURES))
+"""what a report's folder holds"""
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,16 @@ def write_answers(path: Path, cells: Sequence[Cell]) -> None:
                     "score": a.score,
                 }
                 lines.append(json.dumps(record))
-    write_text(path, "\n".join(lines) + "\n")
+    write_own(path, "\n".join(lines) + "\n")
+
+
+def in_context_formats(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
+    """How each contender with solved examples in its prompt put them, split by split."""
+    found: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        if cell.contender in in_context.NAMES and cell.runs[0].conditions:
+            found.setdefault(cell.contender, {})[cell.split] = cell.runs[0].conditions[0]
+    return found
 
 
 def report_data(found: Findings) -> dict[str, Any]:
@@ -219,6 +233,7 @@ def report_data(found: Findings) -> dict[str, Any]:
         "identities": dict(found.identities),
         "robustness": dict(found.robustness),
         "confidence": dict(found.confidence),
+        "in_context": in_context_formats(found.cells),
         "overlap": [o.row() for o in found.overlaps],
         "by_task": [
             {
@@ -244,9 +259,11 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         f"Metric: {found.metric}, greedy decoding. Means over tasks with 95 % bootstrap intervals over training seeds (where "
         "there are several), tasks and examples.",
     ]
+    if (decoding := data["provenance"].get("decoding", "greedy")) != "greedy":
+        lines += ["", f"Decoding: {decoding}."]
     if data["condition_redundant"]:
         lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
-    lines += ["", score_table(found.cells), "", "![scores](scores.png)"]
+    lines += ["", score_table(found.cells), "", "![scores](scores.png)", *_in_context_text(data)]
     if data["controls"]:
         lines += [
             "",
@@ -271,10 +288,19 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         "",
         "## Provenance",
         "",
+        *conditions_text(data["provenance"].get("conditions")),
         "Everything that went in (config, suite, library, checkpoints, versions): `report.json`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _in_context_text(data: Mapping[str, Any]) -> list[str]:
+    if not data["in_context"]:
+        return []
+    about = "How solved examples are put to the base was chosen for each split, as whichever format scored highest:"
+    lines = [f"- {name} on {split}: {how}" for name, of in data["in_context"].items() for split, how in of.items()]
+    return ["", about, "", *lines]
 
 
 def _robustness_text(data: Mapping[str, Any]) -> list[str]:
@@ -314,16 +340,23 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Is what is called unseen unseen?", ""]
     if "selection" in data["provenance"]:
         lines += [f"Model selection: {data['provenance']['selection']}.", ""]
-    if data["provenance"].get("unchecked"):
-        lines.append(f"Without a manifest, so not checked: {', '.join(data['provenance']['unchecked'])}.")
-    elif not data["overlap"]:
+    unchecked = data["provenance"].get("unchecked", [])
+    if unchecked:
+        lines.append(f"Without a record of what they were trained on, so not checked: {_some(unchecked)}.")
+    lines += [f"Note: {note}." for note in data["provenance"].get("data_notes", [])]
+    if not data["overlap"] and not unchecked:
         lines.append(
             "Training and scored tasks, descriptions and examples share nothing that a split claims to be unseen."
         )
-    else:
+    if data["overlap"]:
         rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
-        lines.append(markdown_table(["split", "task", "kind", "what"], rows))
+        lines += ["", markdown_table(["split", "task", "kind", "what"], rows)]
     return lines
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class FigureError(ValueError):
@@ -335,7 +368,9 @@ def write_report(folder: Path, found: Findings) -> dict[str, Any]:
 
     Returns what report.json holds.
 
-    Raises FigureError where a figure could not be drawn, when all the rest is written.
+    Raises:
+        FileProblemError: files of these names are not t2l's (`check_own` of REPORT_FILES tells before).
+        FigureError: a figure could not be drawn; all the rest is written.
     """
     from t2l.evaluation.figures import draw_figures
     from t2l.evaluation.page import page
@@ -343,16 +378,16 @@ def write_report(folder: Path, found: Findings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     data = report_data(found)
     write_answers(folder / "answers.jsonl", found.cells)
-    write_json(folder / "report.json", data)
+    write_own(folder / "report.json", json.dumps(data, indent=2) + "\n")
     text = report_text(found, data)
-    write_text(folder / "report.md", text)
+    write_own(folder / "report.md", text)
     figures, failed = draw_figures(found, data)
     for name, image in figures.items():
-        write_bytes(folder / f"{name}.png", image)
+        write_own(folder / f"{name}.png", image)
     for name in failed:
         text = text.replace(f"![{name}]({name}.png)", f"(The figure {name} could not be drawn.)")
-    write_text(folder / "report.md", text)
-    write_text(folder / "report.html", page(text, figures))
+    write_own(folder / "report.md", text)
+    write_own(folder / "report.html", page(text, figures))
     if failed:
         name, problem = next(iter(failed.items()))
         raise FigureError(

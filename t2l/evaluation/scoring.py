@@ -17,11 +17,13 @@ import torch
 
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import batches_within, collate, collate_prompts
+from t2l.decoding import plain_decoding
+from t2l.evaluation.code_runner import check_allowed
 from t2l.evaluation.metrics import Metric, metric
 from t2l.injection import inject
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.objectives import label_loss
-from t2l.tasks import Example, Task, TokenizedExample, cut_prompt, header_length, tokenize_prompts
+from t2l.tasks import Example, Shots, Task, TokenizedExample, cut_prompt, template_lengths, tokenize_prompts
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,14 @@ class Question:
     choices: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     """longest answer in tokens, where the task says"""
+    shots: Shots = ()
+    """solved examples as earlier turns of the chat: what the user says, what the assistant answers"""
+    stop: str = ""
+    """what ends a written answer, where the prompt is a text that would go on (solved examples); empty for nothing"""
+
+    def ended(self, written: str) -> str:
+        """What is written up to where the answer ends."""
+        return written.strip().split(self.stop)[0] if self.stop else written
 
     def score(self, answer: str) -> float:
         """The answer's score by the question's metric."""
@@ -60,7 +70,8 @@ class Answer:
 
 
 def check_scorable(task: Task) -> None:
-    """Raises ValueError where a task's metric is unknown, or its test examples lack what that metric needs."""
+    """Raises ValueError where a task's metric is unknown or may not run code, or test examples lack what it needs."""
+    check_code(task)
     examples = task.examples.get("test")
     if not examples:
         raise ValueError(f"task {task.name!r} has no test examples to score on")
@@ -69,6 +80,16 @@ def check_scorable(task: Task) -> None:
             _check_example(metric(task.metric), example)
     except ValueError as error:
         raise ValueError(f"task {task.name!r}: {error}") from None
+
+
+def check_code(task: Task) -> None:
+    """Raises ValueError where a task's metric is unknown, or would run code that nobody has allowed to run."""
+    try:
+        by = metric(task.metric)
+    except ValueError as error:
+        raise ValueError(f"task {task.name!r}: {error}") from None
+    if by.runs_code:
+        check_allowed(f"task {task.name!r} (metric {by.name})")
 
 
 def _check_example(by: Metric, example: Example) -> None:
@@ -180,30 +201,45 @@ def greedy_answers(
                 partial(_write, base, spec, weights, asked, here, limit),
             )
             for b, q, (text, length) in zip(batch, asked, written, strict=True):
-                found[rows[b]] = Answer(q, text.strip(), q.score(text), len(prompts[b]), length)
+                answer = q.ended(text)
+                found[rows[b]] = Answer(q, answer.strip(), q.score(answer), len(prompts[b]), length)
             done(len(batch))
     return [found[i] for i in range(len(questions))]
 
 
 def _fitting_prompts(base: BaseModel, questions: Sequence[Question], room: Sequence[int]) -> list[tuple[int, ...]]:
-    """Prompts as token ids, cut on the left where they and `room` tokens for the answer exceed the base's context."""
-    prompts = tokenize_prompts(base.tokenizer, [q.content for q in questions])
-    context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    """Prompts as token ids that leave `room` tokens of the base's context for the answer.
+
+    Of one that is longer, earlier turns (solved examples) go first, the earliest before the others; then the user's turn
+    is cut on the left.
+
+    Raises ValueError where nothing of a user's turn would be left.
+    """
+    tokenizer, context = base.tokenizer, base.positions
+    prompts = tokenize_prompts(tokenizer, [q.content for q in questions], [q.shots for q in questions])
     if context is None or not prompts:
         return prompts
-    if max(room) >= context:
-        raise ValueError(
-            f"an answer of {max(room)} tokens leaves no room for a prompt: base {base.name} reads {context} tokens; "
-            "lower evaluation.max_new_tokens (or the task's own), or score multiple choice with shorter choices"
-        )
-    cut = sum(len(p) + r > context for p, r in zip(prompts, room, strict=True))
-    if cut:
+    long = [i for i, (p, r) in enumerate(zip(prompts, room, strict=True)) if len(p) + r > context]
+    before, after = template_lengths(tokenizer) if long else (0, 0)
+    for i in long:
+        q = questions[i]
+        if context - room[i] <= before + after:
+            raise ValueError(
+                f"task {q.task!r}: an answer of {room[i]} tokens leaves no room for a prompt: base {base.name} reads {context} "
+                f"tokens, of which its template takes {before + after}; lower evaluation.max_new_tokens (or the task's own), "
+                "or score multiple choice with shorter choices"
+            )
+        for kept in range(len(q.shots) - 1, -1, -1):
+            (prompts[i],) = tokenize_prompts(tokenizer, [q.content], [q.shots[len(q.shots) - kept :]])
+            if len(prompts[i]) + room[i] <= context:
+                break
+        prompts[i] = cut_prompt(prompts[i], context - room[i], before)
+    if long:
         log.warning(
             "%d of %d prompts are longer than base %s reads (%d tokens, room for the answer included): cut on the left",
-            cut, len(prompts), base.name, context,
+            len(long), len(prompts), base.name, context,
         )  # fmt: skip
-    header = header_length(base.tokenizer)
-    return [cut_prompt(p, context - r, header) for p, r in zip(prompts, room, strict=True)]
+    return prompts
 
 
 @torch.no_grad()
@@ -271,7 +307,7 @@ def _write(
 ) -> list[tuple[str, int]]:
     """Each question's answer, and its length in tokens with the end-of-sequence token."""
     ids, mask = collate_prompts(prompts, base.tokenizer.pad_token_id, base.device)
-    with _under(base, spec, weights, questions):
+    with _under(base, spec, weights, questions), plain_decoding(base.model):
         output = base.model.generate(
             input_ids=ids,
             attention_mask=mask,

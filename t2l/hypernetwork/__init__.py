@@ -66,14 +66,16 @@ HypernetworkConfig = TextToLoraConfig | ResidualConfig
 
 
 def build(config: HypernetworkConfig, spec: LoraSpec, d_embedding: int, seed: int) -> Hypernetwork:
-    """A fresh hypernetwork; the same seed gives the same initial weights."""
+    """A fresh hypernetwork; the same seed gives the same initial weights. Raises ValueError for another kind of config."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(config, ResidualConfig):
+        if type(config) is ResidualConfig:
             return ResidualHypernetwork(
                 spec, d_embedding, generator, config.width, config.description_width, config.blocks, config.expansion
             )
+        if type(config) is not TextToLoraConfig:
+            raise ValueError(f"hypernetwork: there is none for the config {type(config).__name__}")
         architecture = PAPER_ARCHITECTURES[config.architecture]
         return architecture(spec, d_embedding, generator, config.latent, config.dropout)
 
@@ -84,9 +86,11 @@ def config_to_json(config: HypernetworkConfig) -> dict[str, Any]:
 
 
 def config_from_json(data: Mapping[str, Any]) -> HypernetworkConfig:
-    """The config that `config_to_json` described."""
-    kind = ResidualConfig if data["architecture"] == "residual" else TextToLoraConfig
-    return kind(**data)
+    """The config that `config_to_json` described. Raises ValueError for an architecture that this version does not have."""
+    kinds = {"residual": ResidualConfig, **dict.fromkeys(PAPER_ARCHITECTURES, TextToLoraConfig)}
+    if data["architecture"] not in kinds:
+        raise ValueError(f"unknown hypernetwork {data['architecture']!r}: this version has {', '.join(kinds)}")
+    return kinds[data["architecture"]](**data)
 
 
 __all__ = [

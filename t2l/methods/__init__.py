@@ -59,7 +59,9 @@ METHODS: dict[type[MethodConfig], type[Method[Any]]] = {
 
 
 def build(config: MethodConfig) -> Method[Any]:
-    """The method of a config."""
+    """The method of a config. Raises ValueError for a kind that there is not."""
+    if type(config) not in METHODS:
+        raise ValueError(f"method: there is none for the config {type(config).__name__}")
     return METHODS[type(config)](config)
 
 

@@ -42,11 +42,18 @@ class OptimizationConfig:
     """largest gradient norm"""
     max_length: int = 512
     """longest sequence in tokens; user turns lose their beginning"""
+    check_every: int | None = None
+    """steps between looks at the task's validation rows, of which the best weights are kept; None: never, the last are"""
+    patience: int | None = None
+    """looks without a better validation loss that end training; None: it goes on to the last step"""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "rows_per_task", "max_length"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"method.optimization.{key} must be at least 1, not {getattr(self, key)}")
+        for key in ("steps", "rows_per_task", "max_length", "check_every", "patience"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"method.optimization.{key} must be at least 1, not {value}")
+        if self.patience is not None and self.check_every is None:
+            raise ValueError("method.optimization.patience counts looks at validation rows: set check_every, too")
         if self.lr <= 0 or self.clip <= 0:
             raise ValueError("method.optimization: lr and clip must be positive")
         if not 0 <= self.warmup_fraction < 1:
@@ -101,8 +108,12 @@ class Method(ABC, Generic[C]):
         self.config = config
 
     def settings(self) -> dict[str, Any]:
-        """The config as a JSON-able dict."""
-        return asdict(self.config)
+        """The config as a JSON-able dict; without what is None by default and was not set, as before it could be."""
+        settings = asdict(self.config)
+        unset = [key for key in ("check_every", "patience") if settings["optimization"][key] is None]
+        for key in unset:
+            del settings["optimization"][key]
+        return settings
 
     def base_config(self, config: BaseModelConfig) -> BaseModelConfig:
         """How the base must be loaded for this method."""
@@ -128,6 +139,10 @@ class Method(ABC, Generic[C]):
     def penalty(self, attached: Attached) -> Tensor | float:
         """What is added to the cross-entropy."""
         return 0.0
+
+    def may_stop_after(self, step: int) -> bool:
+        """Whether what there is after a step (counted from 0) may be kept as the result."""
+        return True
 
     def after_step(self, attached: Attached, step: int) -> None:
         """Called after each optimiser step (counted from 0), while the gradients are still there."""

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t2l.adapter_io import PROVENANCE_FILE, load_provenance, made_by
+from t2l.adapter_io import PROVENANCE_FILE, TRAINING_DATA_FILE, load_provenance, made_by
 from t2l.base_model import BaseModel
-from t2l.files import FileProblemError, atomic_folder, read_json, write_json
+from t2l.files import FileProblemError, atomic_folder, read_json, write_json, write_tensors
+from t2l.manifest import Manifest
 from t2l.methods import Attached, Method, from_settings
+from t2l.model_files import earlier_fingerprint_hint
 
 RECORD_FILE = "method.json"
 
@@ -38,6 +40,8 @@ class MethodLibrary:
                 f"{folder} is not a folder of `t2l train_library method=...` (it has no {RECORD_FILE})"
             )
         record = read_json(folder / RECORD_FILE)
+        if not isinstance(record, dict) or not {"method", "settings", "base_fingerprint"} <= record.keys():
+            raise FileProblemError(f"{folder / RECORD_FILE} is no record of `t2l train_library method=...`")
         return cls(folder, from_settings(record["method"], record["settings"]), record["base_fingerprint"])
 
     def path(self, task: str) -> Path:
@@ -54,6 +58,7 @@ class MethodLibrary:
             raise ValueError(
                 f"{self.folder} was trained on another base model (fingerprint {self.base_fingerprint[:12]}); "
                 f"this base has {base.fingerprint[:12]}"
+                f"{earlier_fingerprint_hint(self.base_fingerprint, base.fingerprint)}"
             )
 
     def record(self) -> dict[str, Any]:
@@ -82,13 +87,17 @@ class MethodLibrary:
         """
         return made_by(self.path(task), recipe)
 
-    def save(self, task: str, attached: Attached, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    def save(
+        self, task: str, attached: Attached, provenance: Mapping[str, Any], manifest: Manifest | None = None
+    ) -> dict[str, Any]:
         """Writes one task's folder, whole or not at all, and returns its provenance with its size."""
         with atomic_folder(self.path(task)) as temporary:
             self.method.save(attached, temporary)
             size = (temporary / self.method.weights_file).stat().st_size
             record = {"task": task, **provenance, "adapter_bytes": size}
             write_json(temporary / PROVENANCE_FILE, record)
+            if manifest is not None:
+                write_tensors(temporary / TRAINING_DATA_FILE, manifest.tensors())
         return record
 
     def provenance(self, task: str) -> dict[str, Any]:

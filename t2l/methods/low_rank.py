@@ -265,6 +265,10 @@ class AdaLora(PeftMethod[AdaLoraConfig]):
         distances = [_distance_from_identity(g) for g in _gram_matrices(attached.model)]
         return self.config.orthogonality * torch.stack(distances).mean()
 
+    def may_stop_after(self, step: int) -> bool:
+        """Whether the budget has shrunk to its end: before that, ranks would be kept that the folder cannot hold."""
+        return step >= self.config.optimization.steps - self.config.budget_steps[1]
+
     def after_step(self, attached: Attached, step: int) -> None:
         """Allocates the rank budget from the sensitivities of this step's gradients (eq. 8 to 11)."""
         attached.model.base_model.update_and_allocate(step)

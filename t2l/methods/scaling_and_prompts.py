@@ -155,6 +155,8 @@ class _GenerateWithPrompt:
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
         """Token ids of prompt and answer, like `generate` of a causal LM given ids."""
         wrapped = self._wrapped
+        if "max_length" in options:  # counts the input, which `generate` does not see as ids
+            options["max_new_tokens"] = options.pop("max_length") - input_ids.shape[1]
         prompt = wrapped.get_prompt(batch_size=len(input_ids))
         embedded = wrapped.word_embeddings(input_ids)
         inputs = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
