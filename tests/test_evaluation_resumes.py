@@ -23,7 +23,8 @@ from t2l.evaluation import figures, scoring
 from t2l.evaluation.board import Board, BoardConfig, Cell, SameInputsError, view_split
 from t2l.evaluation.composition import LibraryMean, LoraHub, NearestAdapter
 from t2l.evaluation.conditioning import DescriptionBank
-from t2l.evaluation.contenders import Base, Contender, InContext, Oracle, SplitView
+from t2l.evaluation.contenders import Base, Contender, Oracle, SplitView
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.store import Batches, CellStore, Ledger
 from t2l.few_shot import FewShot, FewShotConfig, Refined
 from t2l.library import AdapterLibrary
@@ -81,7 +82,7 @@ class World:
         torch.manual_seed(0)
         text = generated(self.spec, self.encoder, self.bank)
         return [
-            Base(), InContext(2, False), LibraryMean(self.library, self.tasks[:6]),
+            Base(), InContext(self.base, 2, False, CONFIG, 3), LibraryMean(self.library, self.tasks[:6]),
             NearestAdapter(self.library, self.bank, self.encoder),
             LoraHub(self.library, self.tasks[:6], self.base, 3, 2, 2, 0), FewShot(self.base, self.spec, few, 0),
             Oracle(self.library), *text, Refined(text[0], self.base, few, 0),
@@ -141,7 +142,8 @@ def test_killed_again_and_again_ends_with_the_same_cells(
         assert deaths < 50
     assert deaths >= 3
     assert facts(cells) == facts(whole)
-    assert not [p for p in (tmp_path / "run").rglob("*") if p.name.endswith((".batches.jsonl", ".adapters", ".tmp"))]
+    left = [p.name for p in (tmp_path / "run").rglob("*") if p.name.endswith((".batches.jsonl", ".adapters", ".tmp"))]
+    assert all(name.startswith("tried.") for name in left)  # what in-context learning tried stays
 
 
 def test_what_is_finished_is_not_trained_searched_or_asked_again(
@@ -238,7 +240,7 @@ def evaluation(root: Path, folder: Path, *more: str) -> list[str]:
     return [
         "evaluate", *SMALL, *(f"evaluation.{b}" for b in BOARD), f"library={root}/library", f"checkpoints=[{root}/sft]",
         "few_shot.steps=2", "contenders=[base,library_mean,few_shot,oracle,generated,refined]", "seed=3",
-        "splits=[train,unseen_phrasing,unseen_combination]", f"run_dir={folder}", *more,
+        "splits=[train,unseen_combination]", f"run_dir={folder}", *more,
     ]  # fmt: skip
 
 
