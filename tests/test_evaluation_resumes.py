@@ -266,7 +266,7 @@ def test_a_killed_evaluation_ends_with_the_same_report(
         monkeypatch.setattr(scoring, "_write", Dying(write, alive_for))
         with pytest.raises(KilledError):
             main(evaluation(root, tmp_path / "killed"))
-        assert list((tmp_path / "killed/cells").rglob("*.jsonl"))
+        assert list((tmp_path / "killed/cells").rglob("*.json*"))
     monkeypatch.setattr(scoring, "_write", write)
     main(evaluation(root, tmp_path / "killed"))
     assert read_report(tmp_path / "killed") == read_report(tmp_path / "whole")
