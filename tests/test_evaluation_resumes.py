@@ -23,7 +23,8 @@ from t2l.evaluation import figures, scoring
 from t2l.evaluation.board import Board, BoardConfig, Cell, SameInputsError, view_split
 from t2l.evaluation.composition import LibraryMean, LoraHub, NearestAdapter
 from t2l.evaluation.conditioning import DescriptionBank
-from t2l.evaluation.contenders import Base, Contender, InContext, Oracle, SplitView
+from t2l.evaluation.contenders import Base, Contender, Oracle, SplitView
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.store import Batches, CellStore, Ledger
 from t2l.few_shot import FewShot, FewShotConfig, Refined
 from t2l.library import AdapterLibrary
@@ -81,7 +82,7 @@ class World:
         torch.manual_seed(0)
         text = generated(self.spec, self.encoder, self.bank)
         return [
-            Base(), InContext(2, False), LibraryMean(self.library, self.tasks[:6]),
+            Base(), InContext(self.base, 2, False, CONFIG, 3), LibraryMean(self.library, self.tasks[:6]),
             NearestAdapter(self.library, self.bank, self.encoder),
             LoraHub(self.library, self.tasks[:6], self.base, 3, 2, 2, 0), FewShot(self.base, self.spec, few, 0),
             Oracle(self.library), *text, Refined(text[0], self.base, few, 0),
@@ -266,7 +267,7 @@ def test_a_killed_evaluation_ends_with_the_same_report(
         monkeypatch.setattr(scoring, "_write", Dying(write, alive_for))
         with pytest.raises(KilledError):
             main(evaluation(root, tmp_path / "killed"))
-        assert list((tmp_path / "killed/cells").rglob("*.jsonl"))
+        assert list((tmp_path / "killed/cells").rglob("*.json*"))
     monkeypatch.setattr(scoring, "_write", write)
     main(evaluation(root, tmp_path / "killed"))
     assert read_report(tmp_path / "killed") == read_report(tmp_path / "whole")
