@@ -117,6 +117,7 @@ class FakeBase:
     """What the board asks of a base model, without one."""
 
     name, path, fingerprint, device, end_ids = "fake", "fake", "fingerprint", torch.device("cpu"), (1,)
+    positions = None
 
     class model(torch.nn.Module):  # noqa: N801
         dtype = torch.float32

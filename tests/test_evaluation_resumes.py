@@ -142,7 +142,8 @@ def test_killed_again_and_again_ends_with_the_same_cells(
         assert deaths < 50
     assert deaths >= 3
     assert facts(cells) == facts(whole)
-    assert not [p for p in (tmp_path / "run").rglob("*") if p.name.endswith((".batches.jsonl", ".adapters", ".tmp"))]
+    left = [p.name for p in (tmp_path / "run").rglob("*") if p.name.endswith((".batches.jsonl", ".adapters", ".tmp"))]
+    assert all(name.startswith("tried.") for name in left)  # what in-context learning tried stays
 
 
 def test_what_is_finished_is_not_trained_searched_or_asked_again(
@@ -239,7 +240,7 @@ def evaluation(root: Path, folder: Path, *more: str) -> list[str]:
     return [
         "evaluate", *SMALL, *(f"evaluation.{b}" for b in BOARD), f"library={root}/library", f"checkpoints=[{root}/sft]",
         "few_shot.steps=2", "contenders=[base,library_mean,few_shot,oracle,generated,refined]", "seed=3",
-        "splits=[train,unseen_phrasing,unseen_combination]", f"run_dir={folder}", *more,
+        "splits=[train,unseen_combination]", f"run_dir={folder}", *more,
     ]  # fmt: skip
 
 
