@@ -69,8 +69,10 @@ def _check_keys(node: Any, path: str) -> None:
     if not isinstance(node, DictConfig):
         return
     kind = OmegaConf.get_type(node)
-    is_config = dataclasses.is_dataclass(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)} if is_config else {}
+    is_config = kind is not None and dataclasses.is_dataclass(kind)
+    fields = (
+        {f.name: f for f in dataclasses.fields(kind)} if kind is not None and dataclasses.is_dataclass(kind) else {}
+    )
     for key in map(str, node):
         full_key = f"{path}.{key}" if path else key
         if is_config and key not in fields:
@@ -87,7 +89,7 @@ def _check_choice(node: Any, path: str) -> None:
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(node, DictConfig) and not dataclasses.is_dataclass(OmegaConf.get_type(node)):
-        first = f"{path}.{next(iter(node), '')}".rstrip(".")
+        first = ".".join([path, *map(str, node)][:2])
         raise SettingsError(
             f"unknown config key {first}: nothing is chosen for {path}, so it has no keys ({path}=NAME)"
         )
