@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.console import broken_name
-from t2l.evaluation.report import interval_text, markdown_table
+from t2l.evaluation.report import interval_text
 from t2l.evaluation.statistics import Estimate, Scores, estimate
 from t2l.files import FileProblemError, read_json
 
@@ -277,19 +277,3 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     if any(not r["distinguishable"] for r in comparison.rows):
         lines += ["", "?: not distinguishable from zero. Means are over the n examples of both reports."]
     return lines[1:]
-
-
-def comparison_table(comparison: Comparison) -> str:
-    """The rows as Markdown. Means are over the examples that both reports have."""
-    header = ["contender", "split", "other", "n", "first", "other's", "other - first", ""]
-    return markdown_table(
-        header,
-        [
-            [
-                r["contender"], r["split"], r["other"], str(r["n_examples"]), f"{r['first_mean']:.2f}",
-                f"{r['other_mean']:.2f}", interval_text(r["difference"], r["ci95"], "+.2f"),
-                "" if r["distinguishable"] else "not distinguishable",
-            ]
-            for r in comparison.rows
-        ],
-    )  # fmt: skip
