@@ -130,8 +130,8 @@ class BaseModel:
 
 def virtual_tokens(model: Any) -> int:
     """Positions before the input that a method of PEFT takes (prefix tuning, prompt tuning); 0 for a bare model."""
-    config = getattr(model, "active_peft_config", None)
-    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
+    config: Any = getattr(model, "active_peft_config", None)
+    return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 
 
 def hash_parameters(model: nn.Module) -> str:

@@ -133,7 +133,7 @@ def _check_conditions(first: Report, other: Report, by_name: bool) -> list[str]:
             f"{other.folder} was scored on another suite or draw of it ({_short(suites[1])}, {first.folder} on "
             f"{_short(suites[0])}): only examples of the same text are compared"
         )
-    before, after = ours.get("conditions"), theirs.get("conditions")
+    before, after = ours.get("decoding_conditions"), theirs.get("decoding_conditions")
     if before is not None and after is not None and not by_name:
         different = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
         if different:

@@ -419,13 +419,13 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     check_report_folder(folder)
     check_own(folder, REPORT_FILES)
     torch.manual_seed(config.seed)
-    ledger = Ledger(Path(config.run_dir), decisive_settings(config))
+    ledger = Ledger(folder, decisive_settings(config))
     parts = Evaluation(config)
     config = parts.config
     parts.check_tasks()
     contenders = parts.contenders()
     ledger.start({"base_model": parts.base.fingerprint, "suite": parts.suite.content_hash()})
-    store = CellStore(Path(config.run_dir))
+    store = CellStore(folder)
     if already := store.finished():
         log.info("%s has %d finished cells: what is asked for again is taken from there", config.run_dir, already)
     board = Board(parts.base, parts.spec, config.evaluation, config.seed, store)

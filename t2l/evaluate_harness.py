@@ -100,7 +100,7 @@ class _Scoring:
     def passes(self, contender: Contender, entry: Entry, run: int) -> Iterator[Pass]:
         """Everything one contender is scored on; `run` numbers contenders of one name."""
         spec, questions = getattr(contender, "spec", self._parts.spec), iter(entry.questions)
-        memory = self._parts.config.evaluation.adapter_memory
+        digests = entry.adapter_digests(self._parts.config.evaluation.adapter_memory)
         try:
             for name, task in zip(self._harness.tasks, self._view.tasks, strict=True):
                 mine = list(islice(questions, len(task.examples["test"])))
@@ -109,7 +109,7 @@ class _Scoring:
                         **self.conditions,
                         "task": self._harness.task_identity(name),
                         "prefix": prefix,
-                        "adapter": entry.adapter_digests(memory)[adapter],
+                        "adapter": digests[adapter],
                         "scaling": spec.scaling,
                     }
                     kept = self._store.read(contender.name, name, recipe)
@@ -144,7 +144,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     check_report_folder(folder)
     check_own(folder, HARNESS_FILES)
     torch.manual_seed(config.seed)
-    ledger = Ledger(Path(config.run_dir), decisive_settings(config))
+    ledger = Ledger(folder, decisive_settings(config))
     harness = Harness(config.harness, config.tasks)
     parts = Evaluation(replace(config, splits=[]))
     config = parts.config
@@ -156,7 +156,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     suite, rows_view, notes = as_suite(harness.tasks, view)
     parts.data = parts.check_data(suite, [rows_view], is_strict=False)
     parts.data.notes.extend(notes)
-    store = CellStore(Path(config.run_dir))
+    store = CellStore(folder)
     scoring = _Scoring(harness, parts, view, store)
     contenders = [c for c in parts.contenders() if not _lacks_other_task(c, view)]
     entries = scoring.enter(contenders)

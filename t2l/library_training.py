@@ -109,10 +109,11 @@ def train_adapters(
     snapshots: Snapshots | None = None,
     on_step: Callable[[SlotTrainer], None] | None = None,
 ) -> list[TrainedAdapter]:
-    """Trains one adapter per job, judges it, and returns them in the jobs' order.
+    """Trains one adapter per job, judges it, and returns them in the jobs' order, or hands each on and keeps none.
 
     Args:
-        on_finished: called with each adapter as soon as it is finished.
+        on_finished: called with each adapter as soon as it is finished; nothing is returned then, since a library of a
+            real model does not fit into memory.
         world: several processes deal the jobs out among themselves; each of them hears of every
             adapter, a little later.
         snapshots: where the trainer's state is kept, and taken up from if there is one.
@@ -142,8 +143,9 @@ def train_adapters(
         gathered = world.gather((trainer is None or trainer.done, fresh))
         is_everyone_done = all(done for done, _ in gathered)
         for adapter in (a for _, adapters in gathered for a in adapters):
-            finished[adapter.name] = adapter
-            if on_finished is not None:
+            if on_finished is None:
+                finished[adapter.name] = adapter
+            else:
                 on_finished(adapter)
         if snapshots is not None and trainer is not None:
             snapshots.after_step(trainer)

@@ -20,14 +20,15 @@ ACCELERATORS = ("cuda", "xpu")
 def capture() -> dict[str, Tensor]:
     """The states of Python's, NumPy's and torch's generators, those of every device of this process included."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    drawn: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = drawn
     assert version == 3
     assert kind == "MT19937"
     states = {
         "torch": torch.get_rng_state(),
         "python": torch.tensor(words, dtype=torch.int64),
         "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),
+        "numpy": torch.tensor([*np.asarray(keys).tolist(), position, has_gauss], dtype=torch.int64),
         "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
     }
     for name in ACCELERATORS:

@@ -69,10 +69,8 @@ def _check_keys(node: Any, path: str) -> None:
     if not isinstance(node, DictConfig):
         return
     kind = OmegaConf.get_type(node)
-    is_config = kind is not None and dataclasses.is_dataclass(kind)
-    fields = (
-        {f.name: f for f in dataclasses.fields(kind)} if kind is not None and dataclasses.is_dataclass(kind) else {}
-    )
+    is_config = dataclasses.is_dataclass(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)} if kind is not None and is_config else {}
     for key in map(str, node):
         full_key = f"{path}.{key}" if path else key
         if is_config and key not in fields:
@@ -89,7 +87,7 @@ def _check_choice(node: Any, path: str) -> None:
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(node, DictConfig) and not dataclasses.is_dataclass(OmegaConf.get_type(node)):
-        first = ".".join([path, *map(str, node)][:2])
+        first = f"{path}.{next(map(str, node), '')}".rstrip(".")
         raise SettingsError(
             f"unknown config key {first}: nothing is chosen for {path}, so it has no keys ({path}=NAME)"
         )

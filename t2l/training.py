@@ -332,10 +332,10 @@ def train(
     if world.is_main:
         run.forget_after(record.step)
     model = world.data_parallel(hypernetwork.train())
-    label, shown = f"training ({record.objective})", world.is_main
+    label = f"training ({record.objective})"
     with (
         explained(lambda: config.out_of_memory(objective.through_base)),
-        Progress(label, config.steps, completed=record.step, shown=shown) as progress,
+        Progress(label, config.steps, completed=record.step, shown=world.is_main) as progress,
     ):
         while not is_trained(config, record):
             step, finished = record.step, record.step + 1
@@ -351,8 +351,8 @@ def train(
                 states = world.gather(random_state.capture())
                 if world.is_main:
                     save_checkpoint(run.folder, record, hypernetwork, optimizer, training_data, states)
-            newly = {"validation": validated[config.select_by]} if validated else {}
-            progress.advance(loss=metrics["train/loss"], **newly)
+            shown = {"loss": metrics["train/loss"]} | ({"validation": validated[config.select_by]} if validated else {})
+            progress.advance(1, **shown)
     if record.selection is not None:
         log.info("%s: the end is %s", run.folder, record.selection.text(record.step, record.step))
     if world.is_main:

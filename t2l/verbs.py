@@ -67,7 +67,7 @@ from t2l.training import (
     objective_of,
 )
 from t2l.training import train as run_training
-from t2l.validation import Validator, check_parts, distance_to, held_out, parts_of
+from t2l.validation import VALIDATION_SPLIT, Validator, check_parts, distance_to, held_out, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
     conditions = conditions_to_record(folder / LIBRARY_RECORD, config.base_model, config.prompt.definition)
     base = load_base_model(config.base_model)
     libraries = LibraryFolder.of(folder, lora_spec(base.model, config.lora), base)
-    record = {
+    record: dict[str, Any] = {
         "spec": libraries.spec.to_json(),
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
@@ -269,7 +269,11 @@ def _learnt_from(
 
     One that learns a library's adapters learns what they were trained on, under the conditions they were trained under.
     """
-    manifest, definition = Manifest.of(tasks, config.descriptions_per_task), config.prompt.definition
+    validated_on = {t.name: t for t in tasks} if config.trainer.validate_every is not None else {}
+    if validated_on and VALIDATION_SPLIT in suite.splits:
+        validated_on |= {t.name: t for t in suite.select(suite.split(VALIDATION_SPLIT).tasks)}
+    manifest = Manifest.of(tasks, config.descriptions_per_task, list(validated_on.values()))
+    definition = config.prompt.definition
     if not isinstance(config.objective, ReconstructionConfig):
         return conditions_of(config.base_model, definition), manifest, True
     folder = Path(config.library or "")

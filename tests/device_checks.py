@@ -28,7 +28,6 @@ from t2l.encoder import BaseModelEncoderConfig, TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map, norms_by_layer
 from t2l.evaluation.composition import LoraHub, mean_of_products
 from t2l.evaluation.conditioning import DescriptionBank, generate_adapters
-from t2l.evaluation.contenders import SplitView
 from t2l.evaluation.scoring import Question, greedy_answers
 from t2l.few_shot import FewShotConfig, train_few_shot
 from t2l.files import read_json
@@ -259,8 +258,8 @@ def test_distances_between_adapters(gpu: torch.device) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"rows_per_pass": 2, "description_noise": 0.3}, {"pass_cost": 1}, {"gradient_checkpointing": True},
-     {"adapter_dtype": "bfloat16"}, {"adapter_dtype": "float16", "rows_per_pass": 2}],
+    [{}, {"rows_per_pass": 2, "description_noise": 0.3}, {"adapter_dtype": "float16"},
+     {"pass_cost": 1, "gradient_checkpointing": True, "adapter_dtype": "bfloat16"}],
     ids=str,
 )  # fmt: skip
 def test_sft(settings: dict[str, Any], base_on: Callable[..., BaseModel], tasks: list[Task], gpu: torch.device) -> None:
@@ -315,7 +314,7 @@ def test_checkpoints(gpu: torch.device, tmp_path: Path) -> None:
         made, optimizer = trained(saved_on, tmp_path / name)
         again = hypernetworks.build(ARCHITECTURES["l"], made.spec, WIDTH, seed=5).to(read_on)
         fresh = make_optimizer(TrainerConfig(), again)
-        assert resume(find_checkpoint(tmp_path / name), again, fresh) == 1
+        resume(find_checkpoint(tmp_path / name), again, fresh)
         for network, moments, device in ((made, optimizer, saved_on), (again, fresh, read_on)):
             _step_on(network, moments, device)
         _compare([p.detach().cpu() for p in made.parameters()], [p.detach() for p in again.parameters()], 1e-5)
@@ -370,7 +369,7 @@ def test_memory_of_a_task(base_on: Callable[..., BaseModel], tasks: list[Task], 
     assert run(CPU) > 0
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 def test_scoring(dtype: torch.dtype, base_on: Callable[..., BaseModel], tasks: list[Task], gpu: torch.device) -> None:
     choices = ("dog", "cat red", "car")
     questions = [
@@ -417,13 +416,12 @@ def test_what_contenders_compute(base_on: Callable[..., BaseModel], tasks: list[
 
 
 def test_few_shot(base_on: Callable[..., BaseModel], tasks: list[Task], gpu: torch.device) -> None:
-    spec, config = spec_of(), FewShotConfig(examples=2, steps=2, tasks_at_once=2)
-    view = SplitView("train", tasks, [t.descriptions["train"][:1] for t in tasks], 2)
+    spec, config = spec_of(), FewShotConfig(examples=2, steps=2)
 
     def run(device: torch.device) -> Any:
-        made = generate_adapters(hypernetwork_on(device), torch.cat(embeddings(count=1)))
+        made = generate_adapters(hypernetwork_on(device), torch.cat(embeddings(2, count=1)))
         starts = (made, made.to("cpu"))
-        return [train_few_shot(base_on(device), spec, view, start, config, 0.01, 0) for start in starts]
+        return [train_few_shot(base_on(device), spec, tasks[:2], start, config, 0.01, 0) for start in starts]
 
     same(run, gpu, 1e-3)
 
@@ -440,10 +438,10 @@ def test_the_base_as_encoder(base_on: Callable[..., BaseModel], gpu: torch.devic
     same(run, gpu, 5e-2)
 
 
-HOW = methods.OptimizationConfig(steps=3, rows_per_task=2, lr=0.01)
+HOW = methods.OptimizationConfig(steps=2, rows_per_task=2, lr=0.01)
 METHODS = {
-    "lora": methods.LoraMethodConfig(HOW, rank=4), "rslora": methods.RsLoraConfig(HOW, rank=4),
-    "dora": methods.DoraConfig(HOW, rank=4), "lora_plus": methods.LoraPlusConfig(HOW, rank=4, lr_ratio=4.0),
+    "lora": methods.LoraMethodConfig(HOW, rank=4),
+    "dora": methods.DoraConfig(HOW, rank=4),
     "adalora": methods.AdaLoraConfig(HOW, initial_rank=6, target_rank=4), "vera": methods.VeraConfig(HOW, rank=8),
     "ia3": methods.Ia3Config(HOW), "prefix_tuning": methods.PrefixTuningConfig(HOW, virtual_tokens=3),
     "prompt_tuning": methods.PromptTuningConfig(HOW, virtual_tokens=3), "bitfit": methods.BitFitConfig(HOW),
@@ -500,9 +498,9 @@ def test_verbs(gpu: torch.device, tmp_path: Path) -> None:
     rebuilt = ["objective=reconstruction", f"library={tmp_path}/library", f"run_dir={tmp_path}/rebuilt"]
     main(["train", *common, *train, *rebuilt])
     main(
-        ["evaluate", *common, f"library={tmp_path}/library", f"checkpoints=[{tmp_path}/sft,{tmp_path}/rebuilt]",
-         "contenders=[library_mean,nearest,few_shot,generated]", "few_shot.steps=1", "few_shot.examples=1",
+        ["evaluate", *common, f"library={tmp_path}/library", f"checkpoints=[{tmp_path}/rebuilt]", "splits=[train]",
+         "contenders=[library_mean,nearest,generated,refined]", "few_shot.steps=1", "few_shot.examples=1",
          "evaluation.tasks_per_split=3", "evaluation.examples_per_task=1", "evaluation.bootstrap_samples=2",
-         "evaluation.max_new_tokens=2", "encoder=base_model", f"run_dir={tmp_path}/board"]
+         "evaluation.max_new_tokens=1", "robustness_split=null", "encoder=base_model", f"run_dir={tmp_path}/board"]
     )  # fmt: skip
     assert read_json(tmp_path / "board/report.json")

@@ -140,7 +140,7 @@ def test_other_conditions_are_refused(tmp_path: Path) -> None:
     reports = [write(tmp_path / name, contenders) for name in ("one", "two")]
     for folder, tokens in zip(reports, (8, 24), strict=True):
         data = json.loads((folder / "report.json").read_text())
-        data["provenance"]["conditions"] = {"max_new_tokens": tokens, "decoding": "greedy"}
+        data["provenance"]["decoding_conditions"] = {"max_new_tokens": tokens, "decoding": "greedy"}
         (folder / "report.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"under other conditions \(max_new_tokens\)"):
         compare_reports(reports)

@@ -20,6 +20,7 @@ SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compos
 TRAIN = [
     *SMALL, "descriptions_per_task=2", "hypernetwork=residual", "trainer.steps=12", "trainer.tasks_per_step=8",
     "trainer.log_every=1", "trainer.description_noise=0.3", "trainer.checkpoint_every=5",
+    "trainer.validate_every=4", "trainer.validate_score=true", "trainer.validation_tasks=5", "trainer.validation_rows=3",
 ]  # fmt: skip
 TASKS = "[keep_tools,count_jobs,sort,reverse,any_animals]"
 LIBRARY = [*SMALL, f"tasks={TASKS}", "training.steps=25", "training.cycles=1", "training.rows_per_task=2"]

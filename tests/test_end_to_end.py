@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,15 @@ import torch
 from safetensors.torch import load_file
 from small_run import CONTROLS, DESCRIPTION, PLAIN, SMALL, TRAIN
 
-from t2l.adapter_io import load_provenance
-from t2l.checkpoint import find_checkpoint, load_training_data
+from t2l.adapter_io import load_adapter, load_provenance
+from t2l.adapters import bytes_per_adapter
+from t2l.checkpoint import find_checkpoint, load_record, load_training_data, own_encoder
 from t2l.cli import main
+from t2l.encoder import TaskEncoder
 from t2l.files import write_json
+from t2l.generate import Generator, load_generator, write_adapters
 from t2l.library_report import examine_library
+from t2l.lora import LoraWeights
 from t2l.model_files import mini_base_model_path
 
 
@@ -122,7 +127,8 @@ def test_report_says_what_its_numbers_rest_on(root: Path) -> None:
     report = json.loads((root / "board/report.json").read_text())
     assert not report["condition_redundant"]
     assert report["overlap"] == []
-    assert report["provenance"]["selection"].startswith("none")
+    for run in ("sft", "reconstruction"):
+        assert f"{root}/{run}: the best by validation/loss" in report["provenance"]["selection"]
     assert {d["control"] for d in report["controls"]} == set(CONTROLS)
     assert {r["contender"] for r in report["recovered"]} == {"generated_sft", "generated_reconstruction"}
     costs = {c["contender"]: c for c in report["costs"]}
@@ -300,6 +306,29 @@ def test_generated_adapter_answers_in_plain_peft_as_recorded(root: Path, tmp_pat
 
 def test_descriptions_with_any_punctuation_arrive_whole(root: Path) -> None:
     assert load_provenance(root / "one")["description"] == DESCRIPTION
+
+
+def test_a_thousand_descriptions_are_generated_a_few_at_a_time(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every folder gets its own description's adapter."""
+    texts = ["Count the tools.", "Reverse the list.", "Keep the animals."]
+    record = load_record(find_checkpoint(root / "sft"))
+    whole = load_generator(root / "sft", TaskEncoder(own_encoder(record)), None)
+    expected, sizes = whole(texts), []
+    forward = Generator.__call__
+
+    def counting(self: Generator, descriptions: Sequence[str]) -> LoraWeights:
+        sizes.append(len(descriptions))
+        return forward(self, descriptions)
+
+    monkeypatch.setattr(Generator, "__call__", counting)
+    monkeypatch.setattr("t2l.generate.GENERATED_AT_ONCE", 2 * bytes_per_adapter(record.spec))
+    folders = [folder for folder, _ in write_adapters(whole, texts, tmp_path / "out", record.base_name)]
+    assert sizes == [2, 1]
+    for i, folder in enumerate(folders):
+        for ours, theirs in zip(load_adapter(folder, record.spec).tensors(), expected[i].tensors(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_many_descriptions_from_a_file(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import random_adapters
 from small_run import SMALL
 from test_contenders import generated
@@ -22,7 +23,8 @@ from t2l.evaluation import figures, scoring
 from t2l.evaluation.board import Board, BoardConfig, Cell, SameInputsError, view_split
 from t2l.evaluation.composition import LibraryMean, LoraHub, NearestAdapter
 from t2l.evaluation.conditioning import DescriptionBank
-from t2l.evaluation.contenders import Base, Contender, InContext, Oracle, SplitView
+from t2l.evaluation.contenders import Base, Contender, Oracle, SplitView
+from t2l.evaluation.in_context import InContext
 from t2l.evaluation.store import Batches, CellStore, Ledger
 from t2l.few_shot import FewShot, FewShotConfig, Refined
 from t2l.library import AdapterLibrary
@@ -77,9 +79,10 @@ class World:
 
     def contenders(self) -> list[Contender]:
         few = FewShotConfig(examples=2, steps=2, tasks_at_once=2)
+        torch.manual_seed(0)
         text = generated(self.spec, self.encoder, self.bank)
         return [
-            Base(), InContext(2, False), LibraryMean(self.library, self.tasks[:6]),
+            Base(), InContext(self.base, 2, False, CONFIG, 3), LibraryMean(self.library, self.tasks[:6]),
             NearestAdapter(self.library, self.bank, self.encoder),
             LoraHub(self.library, self.tasks[:6], self.base, 3, 2, 2, 0), FewShot(self.base, self.spec, few, 0),
             Oracle(self.library), *text, Refined(text[0], self.base, few, 0),
@@ -116,7 +119,7 @@ def facts(cells: Sequence[Cell]) -> list[Any]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("alive_for", [5, 14])
+@pytest.mark.parametrize("alive_for", [11, 30])
 def test_killed_again_and_again_ends_with_the_same_cells(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive_for: int
 ) -> None:
@@ -136,10 +139,11 @@ def test_killed_again_and_again_ends_with_the_same_cells(
                     stream.write(
                         '{"batch": "write 4: [0, 1',
                     )
-        assert deaths < 200
-    assert deaths > 3
+        assert deaths < 50
+    assert deaths >= 3
     assert facts(cells) == facts(whole)
-    assert not [p for p in (tmp_path / "run").rglob("*") if p.name.endswith((".batches.jsonl", ".adapters", ".tmp"))]
+    left = [p.name for p in (tmp_path / "run").rglob("*") if p.name.endswith((".batches.jsonl", ".adapters", ".tmp"))]
+    assert all(name.startswith("tried.") for name in left)  # what in-context learning tried stays
 
 
 def test_what_is_finished_is_not_trained_searched_or_asked_again(
@@ -236,7 +240,7 @@ def evaluation(root: Path, folder: Path, *more: str) -> list[str]:
     return [
         "evaluate", *SMALL, *(f"evaluation.{b}" for b in BOARD), f"library={root}/library", f"checkpoints=[{root}/sft]",
         "few_shot.steps=2", "contenders=[base,library_mean,few_shot,oracle,generated,refined]", "seed=3",
-        "splits=[train,unseen_phrasing,unseen_combination]", f"run_dir={folder}", *more,
+        "splits=[train,unseen_combination]", f"run_dir={folder}", *more,
     ]  # fmt: skip
 
 
@@ -264,7 +268,7 @@ def test_a_killed_evaluation_ends_with_the_same_report(
         monkeypatch.setattr(scoring, "_write", Dying(write, alive_for))
         with pytest.raises(KilledError):
             main(evaluation(root, tmp_path / "killed"))
-        assert list((tmp_path / "killed/cells").rglob("*.jsonl"))
+        assert list((tmp_path / "killed/cells").rglob("*.json*"))
     monkeypatch.setattr(scoring, "_write", write)
     main(evaluation(root, tmp_path / "killed"))
     assert read_report(tmp_path / "killed") == read_report(tmp_path / "whole")

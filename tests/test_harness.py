@@ -226,6 +226,49 @@ def test_every_outcome_is_our_own_scorers(world: World, mini_base: BaseModel, co
     assert 0 < mean < 1 or contender != "base"
 
 
+class KilledError(BaseException):
+    """Ends a process where it stands."""
+
+
+def test_a_killed_run_goes_on_pass_by_pass(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three passes of four, then none: the report of the whole run; and a third time without a single pass."""
+    score, scored = Harness.score, [0]
+
+    def dying(self: Harness, *args: Any) -> dict[str, Any]:
+        if scored[0] == 0:
+            raise KilledError
+        scored[0] -= 1
+        return score(self, *args)
+
+    def run(name: str, passes: int) -> None:
+        scored[0] = passes
+        main([*world.arguments, f"run_dir={world.folder}/{name}", f"hydra.run.dir={world.folder}/hydra",
+              "contenders=[base,oracle]", f"library={world.folder}/library"])  # fmt: skip
+
+    def report(name: str) -> tuple[Any, str]:
+        found = json.loads((world.folder / name / "harness.json").read_text())
+        passes = [{k: v for k, v in p.items() if k != "time_s"} for p in found["passes"]]
+        kept = {k: v for k, v in found.items() if k not in ("config", "environment")}
+        return {**kept, "passes": passes}, (world.folder / name / "harness_samples.jsonl").read_text()
+
+    monkeypatch.setattr(Harness, "score", dying)
+    run("whole", 4)
+    for passes in (1, 2):
+        with pytest.raises(KilledError):
+            run("killed", passes)
+    run("killed", 1)
+    assert report("killed") == report("whole")
+    (world.folder / "killed/harness.json").unlink()
+    run("killed", 0)
+    assert report("killed") == report("whole")
+    with pytest.raises(SystemExit):
+        main([*world.arguments, f"run_dir={world.folder}/killed", f"hydra.run.dir={world.folder}/hydra",
+              "contenders=[base]", "harness.num_fewshot=0"])  # fmt: skip
+    assert "holds an evaluation with another configuration (different: harness)" in capsys.readouterr().err
+
+
 def test_other_methods_are_scored_too(world: World, mini_base: BaseModel) -> None:
     library = MethodLibrary.open(world.folder / "ia3")
     with library.restore(mini_base, LIBRARY_TASKS[WRITE]) as adapted:

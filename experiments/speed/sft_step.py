@@ -82,6 +82,7 @@ SCALES = {
 class _Marked:
     """An objective that tells when a step begins."""
 
+    through_base = True
     objective: Objective
     mark: Call
 

@@ -320,8 +320,8 @@ class LocalModel(Describer):
 
 def build(config: EndpointConfig | LocalModelConfig) -> Describer:
     """The describer of a config. Raises ValueError where it is none, or of a kind that there is not."""
-    if isinstance(config, EndpointConfig):
+    if type(config) is EndpointConfig:
         return Endpoint(config)
-    if isinstance(config, LocalModelConfig):
+    if type(config) is LocalModelConfig:
         return LocalModel(config)
     raise ValueError(f"describer: there is none for the config {type(config).__name__}")

@@ -39,11 +39,11 @@ def check(config: AnyEncoderConfig | OwnEncoderConfig | None) -> None:
 def _embedder(
     config: AnyEncoderConfig, base: BaseModel | None, base_config: BaseModelConfig | None, tasks: Sequence[Task]
 ) -> Embedder:
-    if isinstance(config, EncoderConfig):
+    if type(config) is EncoderConfig:
         return SentenceEmbedder(config)
-    if isinstance(config, OneHotConfig):
+    if type(config) is OneHotConfig:
         return OneHotEmbedder(config, tasks)
-    if isinstance(config, BaseModelEncoderConfig | CausalLMEncoderConfig):
+    if type(config) is BaseModelEncoderConfig or type(config) is CausalLMEncoderConfig:
         return LastTokenEmbedder(config, base, base_config)
     raise ValueError(f"encoder: there is none for the config {type(config).__name__}")
 

@@ -245,6 +245,8 @@ class Board:
 
         Raises SameInputsError where another contender fed the base the same on this split.
         """
+        if self.store is not None and hasattr(contender, "keep_in"):
+            contender.keep_in(self.store, self.conditions)
         entry, spec = contender.enter(view), getattr(contender, "spec", self.spec)
         recipe = self._recipe(entry, spec)
         stored = self.store.read(contender.name, view.name, recipe) if self.store is not None else None

@@ -124,8 +124,9 @@ class Entry:
 class Contender(Protocol):
     """Something scored on the board. Contenders of one name are one, under several training seeds.
 
-    It may also have a `spec`, where its adapters' geometry is not the board's, `costs(making)`, and `close()`, which is
-    called when it has answered everything.
+    It may also have a `spec`, where its adapters' geometry is not the board's, `costs(making)`, `close()`, which is
+    called when it has answered everything, and `keep_in(store, conditions)`, which tells it where to keep what it tries
+    before it answers.
     """
 
     name: str

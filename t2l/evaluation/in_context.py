@@ -7,7 +7,7 @@ are not scored, and the strongest one is used, split by split: a weak baseline w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from t2l.base_model import BaseModel
 from t2l.evaluation.board import BoardConfig
 from t2l.evaluation.contenders import Entry, SplitView, training_examples
 from t2l.evaluation.scoring import Question, check_scorable, greedy_answers, questions_for
+from t2l.evaluation.store import Batches, CellStore
 from t2l.tasks import Example, Shots, Task, render_prompts
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,11 @@ class InContext:
         self._board, self._rows = board, format_rows
         self._is_chat = getattr(base.tokenizer, "chat_template", None) is not None
         self._found: dict[tuple[Any, ...], tuple[str, str]] = {}
+        self._kept: Callable[[Mapping[str, Any]], Batches] = lambda recipe: Batches()
+
+    def keep_in(self, store: CellStore, conditions: Mapping[str, Any]) -> None:
+        """Keeps what formats are tried on beside the cells, so that an evaluation that goes on tries none again."""
+        self._kept = lambda recipe: store.batches(self.name, "tried", {**conditions, **recipe})
 
     def enter(self, view: SplitView) -> Entry:
         """The task's first training examples, question and answer, before every input; no adapter.
@@ -143,7 +149,8 @@ class InContext:
         questions = self._questions(view, tasks, examples, name)
         limits = (board.max_new_tokens, board.batch_size, None, board.tokens_per_batch)
         scores: dict[str, list[float]] = {}
-        for answer in greedy_answers(self._base, questions, None, None, *limits):
+        kept = self._kept(Entry(questions).recipe())
+        for answer in greedy_answers(self._base, questions, None, None, *limits, kept):
             scores.setdefault(answer.question.task, []).append(answer.score)
         return sum(sum(own) / len(own) for own in scores.values()) / len(scores)
 

@@ -70,11 +70,11 @@ def build(config: HypernetworkConfig, spec: LoraSpec, d_embedding: int, seed: in
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(config, ResidualConfig):
+        if type(config) is ResidualConfig:
             return ResidualHypernetwork(
                 spec, d_embedding, generator, config.width, config.description_width, config.blocks, config.expansion
             )
-        if not isinstance(config, TextToLoraConfig):
+        if type(config) is not TextToLoraConfig:
             raise ValueError(f"hypernetwork: there is none for the config {type(config).__name__}")
         architecture = PAPER_ARCHITECTURES[config.architecture]
         return architecture(spec, d_embedding, generator, config.latent, config.dropout)

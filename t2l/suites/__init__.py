@@ -13,10 +13,10 @@ SuiteConfig = WordListConfig | FolderSuiteConfig | HubSuiteConfig
 
 def build(config: SuiteConfig) -> TaskSuite:
     """The suite of a config. Raises ValueError where it is none, or of a kind that there is not."""
-    if isinstance(config, FolderSuiteConfig):
+    if type(config) is FolderSuiteConfig:
         return folder.build(config)
-    if isinstance(config, HubSuiteConfig):
+    if type(config) is HubSuiteConfig:
         return hub.build(config)
-    if isinstance(config, WordListConfig):
+    if type(config) is WordListConfig:
         return word_lists.build(config)
     raise ValueError(f"suite: there is none for the config {type(config).__name__}; choose one, like suite=word_lists")
