@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.console import fail, print_table, print_wrapped
+from t2l.console import fail, print_wrapped
 from t2l.overrides import is_override
 
 HYDRA_VERBS = {
@@ -248,7 +248,7 @@ def _compare(rest: Sequence[str]) -> None:
         help="pair contenders by name, whatever was trained and whatever they were asked",
     )
     parsed = parser.parse_args(list(rest))
-    from t2l.compare_reports import compare_reports, comparison_table
+    from t2l.compare_reports import compare_reports, comparison_lines
 
     try:
         found = compare_reports([Path(r) for r in parsed.runs], by_name=parsed.by_name)
@@ -259,9 +259,8 @@ def _compare(rest: Sequence[str]) -> None:
     if parsed.json:
         print(json.dumps(found.rows, indent=2))
         return
-    table = [line.strip("|").split("|") for line in comparison_table(found).splitlines() if line.startswith("|")]
-    header, _, *lines = [[cell.strip().replace("_", " ") for cell in line] for line in table]
-    print_table(header, lines)
+    for line in comparison_lines(found):
+        print(line)
 
 
 def _plan(rest: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2l.evaluation.report import interval_text, markdown_table
+from t2l.console import broken_name
+from t2l.evaluation.report import interval_text
 from t2l.evaluation.statistics import Estimate, Scores, estimate
 from t2l.files import FileProblemError, read_json
 
@@ -257,17 +258,22 @@ def _scores(runs: Sequence[Mapping[Example, float]], common: Mapping[str, Sequen
     return Scores.of([[[run[e] for e in examples] for examples in common.values()] for run in runs])
 
 
-def comparison_table(comparison: Comparison) -> str:
-    """The rows as Markdown. Means are over the examples that both reports have."""
-    header = ["contender", "split", "other", "n", "first", "other's", "other - first", ""]
-    return markdown_table(
-        header,
-        [
-            [
-                r["contender"], r["split"], r["other"], str(r["n_examples"]), f"{r['first_mean']:.2f}",
-                f"{r['other_mean']:.2f}", interval_text(r["difference"], r["ci95"], "+.2f"),
-                "" if r["distinguishable"] else "not distinguishable",
-            ]
-            for r in comparison.rows
-        ],
-    )  # fmt: skip
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """The rows for a terminal of 80 columns: for each other report and split a line per contender."""
+    lines: list[str] = []
+    width, before = 30, None
+    for r in comparison.rows:
+        if (r["other"], r["split"]) != before:
+            before = (r["other"], r["split"])
+            lines += ["", f"{r['other']}, on {r['split']}"]
+            lines.append(f"  {'contender':<{width}}{'n':>6}{'first':>7}{'other':>7}  other - first")
+        *begun, last = broken_name(r["contender"], width)
+        numbers = f"{r['n_examples']:>6}{r['first_mean']:>7.2f}{r['other_mean']:>7.2f}"
+        difference = interval_text(r["difference"], r["ci95"], "+.2f")
+        lines += [
+            *(f"  {part}" for part in begun),
+            f"  {last:<{width}}{numbers}  {difference}{'' if r['distinguishable'] else ' ?'}",
+        ]
+    if any(not r["distinguishable"] for r in comparison.rows):
+        lines += ["", "?: not distinguishable from zero. Means are over the n examples of both reports."]
+    return lines[1:]

@@ -26,6 +26,18 @@ WIDTH = 80
 """characters of a line of every table, on a terminal or in a file"""
 
 
+def broken_name(name: str, width: int) -> list[str]:
+    """A name in lines of at most `width` characters, broken after an underscore where it has one."""
+    lines = [""]
+    for word in name.replace("_", "_ ").split():
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append(" ")
+        lines[-1] += word
+        while len(lines[-1]) > width:
+            lines[-1:] = [lines[-1][:width], f" {lines[-1][width:]}"]
+    return lines
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Prints a table that no terminal of 80 columns cuts: numbers stay whole, long words break where a line ends.
 

@@ -128,3 +128,14 @@ def shard(model: nn.Module) -> nn.Module:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
+
+
+def reshard(model: nn.Module) -> None:
+    """Gives up what a forward pass without a backward pass has gathered of a sharded model; leaves others as they are."""
+    if launched().size == 1:
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

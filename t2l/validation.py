@@ -25,7 +25,7 @@ from torch import Tensor
 
 from t2l.base_model import BaseModel, label_logits
 from t2l.batches import batches_within, collate
-from t2l.distributed import World
+from t2l.distributed import World, reshard
 from t2l.evaluation.metrics import metric
 from t2l.evaluation.scoring import Question, check_scorable, greedy_answers
 from t2l.hypernetwork import Hypernetwork
@@ -251,6 +251,7 @@ class Validator:
                     found[f"validation/{kind}"] = fmean(means.values())
             if self._distance is not None:
                 found["validation/distance"] = self._world.gather(self._distance(hypernetwork))[0]
+        reshard(self.base.model)
         return found
 
     def _losses(self, hypernetwork: Hypernetwork, part: int) -> list[float]:

@@ -314,7 +314,7 @@ def test_checkpoints(gpu: torch.device, tmp_path: Path) -> None:
         made, optimizer = trained(saved_on, tmp_path / name)
         again = hypernetworks.build(ARCHITECTURES["l"], made.spec, WIDTH, seed=5).to(read_on)
         fresh = make_optimizer(TrainerConfig(), again)
-        assert resume(find_checkpoint(tmp_path / name), again, fresh) == 1
+        resume(find_checkpoint(tmp_path / name), again, fresh)
         for network, moments, device in ((made, optimizer, saved_on), (again, fresh, read_on)):
             _step_on(network, moments, device)
         _compare([p.detach().cpu() for p in made.parameters()], [p.detach() for p in again.parameters()], 1e-5)

@@ -38,6 +38,7 @@ from t2l.hypernetwork import build as build_hypernetwork
 from t2l.kept_calibration import CONFIDENCE_FILE, keep_calibration, kept_calibration
 from t2l.library import LIBRARY_RECORD, LibraryFolder
 from t2l.manifest import Manifest
+from t2l.own_files import RECORD
 from t2l.suites import FolderSuiteConfig, build
 from t2l.tasks import TaskSuite
 
@@ -237,7 +238,7 @@ def test_each_checkpoint_is_scored_with_its_own_encoder(
         load_record(find_checkpoint(r)).encoder_identity for r in runs
     ]
     static = [c.generated[-1].enter(parts.views[0]) for c in parts.checkpoints]  # from its own bank of descriptions
-    assert [e.weights is not None for e in static] == [True] * 3
+    assert [e.adapters is not None for e in static] == [True] * 3
     assert parts.encoders.bank(first).centres.shape[1] != parts.encoders.bank(second).centres.shape[1]
     assert composed("evaluate", "contenders=[base]").encoder == OwnEncoderConfig()
     with pytest.raises(ValueError, match="was trained with another sentence encoder"):
@@ -284,8 +285,8 @@ def test_calibration_is_kept_when_asked_with_the_checkpoint(
 
 
 def files(folder: Path) -> set[tuple[str, int]]:
-    """Every file and when it was written, but for reports."""
-    found = [p for p in folder.rglob("*") if p.is_file() and p.parts[len(folder.parts)] != "out"]
+    """Every file and when it was written, but for reports, and for t2l's own record of what it wrote."""
+    found = [p for p in folder.rglob("*") if p.is_file() and p.name != RECORD and p.parts[len(folder.parts)] != "out"]
     return {(str(p.relative_to(folder)), p.stat().st_mtime_ns) for p in found}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from t2l.cli import HELP, main
+from t2l.compare_reports import comparison_lines
 from t2l.console import WIDTH, print_table, print_wrapped
 from t2l.evaluation.harness_report import Row, print_harness
 from t2l.evaluation.statistics import Estimate
@@ -109,6 +110,20 @@ def test_library_and_free_tables_fit(capsys: pytest.CaptureFixture[str]) -> None
     assert shown.count("1.234e-05") == 9
     print_wrapped("a step        " + "many words " * 20, indent=14)
     check_fits(capsys.readouterr().out)
+
+
+def test_comparisons_fit() -> None:
+    numbers = {"n_examples": 2400, "first_mean": 0.98, "other_mean": 0.05, "difference": -0.93, "ci95": [-0.96, -0.91]}
+    rows = [
+        {"contender": g, "split": s, "other": "runs/b", **numbers, "distinguishable": s != "train"}
+        for s in SPLITS
+        for g in (*GENERATED, *PLAIN)
+    ]
+    lines = comparison_lines(SimpleNamespace(rows=rows))  # type: ignore[arg-type]
+    check_fits("\n".join(lines))
+    assert sum("-0.93 [-0.96, -0.91]" in line for line in lines) == len(rows)
+    assert sum(line.endswith(" ?") for line in lines) == len(GENERATED) + len(PLAIN)
+    assert f"runs/b, on {SPLITS[3]}" in lines
 
 
 def test_help_fits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -249,7 +249,9 @@ def test_reports_are_compared_by_example(root: Path, tmp_path: Path, capsys: pyt
     assert all(r["difference"] == 0 and not r["distinguishable"] for r in same)
     assert all(r["difference"] == pytest.approx(1 - r["first_mean"], abs=1e-4) for r in better)
     main(["compare", f"{root}/board", f"{tmp_path}/better"])
-    assert "| generated_sft | unseen_combination |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{tmp_path}/better, on unseen_combination\n" in shown
+    assert "  generated_sft  " in shown
     assert "needs two report folders" in _refused(capsys, "compare", f"{root}/board")
     assert "no such file" in _refused(capsys, "compare", f"{root}/board", f"{tmp_path}/nowhere")
 
@@ -384,7 +386,7 @@ def test_truncated_checkpoint_is_refused(root: Path, tmp_path: Path, capsys: pyt
 def test_folder_with_other_files_is_left_alone(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(tmp_path / "mine/notes.json", {})
     line = _refused(capsys, "generate", "Count.", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/mine")
-    assert "exists and is not an adapter folder" in line
+    assert "holds 'notes.json', which t2l did not write" in line
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.json"]
 
 

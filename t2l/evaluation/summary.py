@@ -6,25 +6,13 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any
 
-from t2l.console import WIDTH
+from t2l.console import WIDTH, broken_name
 from t2l.evaluation.board import Cell
 from t2l.evaluation.conditioning import CONTROLS
 
 NAME, COLUMN = 24, 6
 """characters of a contender's name on one line, and of a split's column"""
 MINUS = "minus control"
-
-
-def _broken(name: str, width: int) -> list[str]:
-    """A name in lines of at most `width` characters, broken after an underscore where it has one."""
-    lines = [""]
-    for word in name.replace("_", "_ ").split():
-        if lines[-1] and len(lines[-1]) + len(word) > width:
-            lines.append(" ")
-        lines[-1] += word
-        while len(lines[-1]) > width:
-            lines[-1:] = [lines[-1][:width], f" {lines[-1][width:]}"]
-    return lines
 
 
 def _closest(controls: Sequence[Mapping[str, Any]], contender: str, split: str) -> str:
@@ -63,13 +51,13 @@ def summary_lines(cells: Sequence[Cell], controls: Sequence[Mapping[str, Any]]) 
         head = "".join(f"{letters[i]:>{COLUMN}}" for i in block)
         lines += ["", f"{'contender':<{width}}{head}{f'  {MINUS}' if last else ''}"]
         for name in shown:
-            first, *rest = _broken(name, width)
+            first, *rest = broken_name(name, width)
             numbers = "".join(f"{means.get((name, splits[i]), ''):>{COLUMN}}" for i in block)
             minus = _closest(controls, name, told) if last and told is not None else ""
             lines += [f"{first:<{width}}{numbers} {minus}".rstrip(), *rest]
     lines += ["", "mean score on"]
     for letter, split in zip(letters, splits, strict=True):
-        first, *rest = _broken(split, WIDTH - 6)
+        first, *rest = broken_name(split, WIDTH - 6)
         lines += [f"{letter:>3}  {first}", *(f"     {line}" for line in rest)]
     if told is not None:
         at = letters[splits.index(told)]
