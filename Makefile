@@ -13,8 +13,9 @@ STAMP := $(VENV)/.installed
 quickstart: install
 	$(BIN)/t2l quickstart
 
+# Two processes of one thread each: tests are small, and threads that share the cores with another process wait for it.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: install
 	$(BIN)/python -W ignore -m experiments.speed.run --out runs/bench

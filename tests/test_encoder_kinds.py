@@ -248,6 +248,7 @@ def test_one_hot_from_training_to_an_adapter_by_task_name(
     assert [load_provenance(tmp_path / f"out/{i:03d}")["description"] for i in range(3)] == names
     group = record.spec.group_names[0]
     assert not torch.equal(loaded[0].A[group], loaded[1].A[group])
+    generate[-1] = f"{tmp_path}/other"
     assert "knows nothing else: give a task's name" in refused(capsys, *generate, "Reverse the words.")
     assert "or encoder=own" in refused(capsys, *generate, names[0], "encoder=minilm")
 
@@ -271,7 +272,7 @@ def test_one_hot_is_scored_where_its_tasks_are_known(
     assert "is neither the name nor a known description of one of its 3 training tasks" in line
     assert not (tmp_path / "unseen/report.json").exists()
     main([*board[:-1], "encoder=one_hot", "splits=[train]", f"run_dir={tmp_path}/named"])
-    line = refused(capsys, *board, "splits=[train]", "encoder=minilm")
+    line = refused(capsys, *board[:-1], "splits=[train]", "encoder=minilm", f"run_dir={tmp_path}/other")
     assert "was trained with another sentence encoder" in line
     assert line.endswith("for its own pass encoder=one_hot, or encoder=own")
 

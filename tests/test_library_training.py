@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -275,6 +276,7 @@ def test_training_tells_how_far_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Library, multi-task LoRA and methods alike; lines come every two hundredths of a second here."""
+    monkeypatch.setattr(logging.getLogger("t2l.progress"), "disabled", True)  # as if logging were not set up
     monkeypatch.setattr("t2l.progress.Progress.__init__.__defaults__", (*Progress.__init__.__defaults__[:-1], 0.02))
     train_library(library, tiny_base, tasks, CONFIG, seed=0)
     train_multi_task(library, tiny_base, tasks, CONFIG, 0, "multi_task")

@@ -17,7 +17,7 @@ DATED = re.compile(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ")
 
 @pytest.fixture
 def no_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("t2l.progress"), "disabled", True)
 
 
 def lines_of(stream: io.StringIO) -> list[str]:
