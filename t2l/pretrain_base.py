@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2l.progress import Progress
 from t2l.soundness import refuse_wild
 from t2l.suites.word_list_tokenizer import build_tokenizer
 from t2l.suites.word_lists import WordListRule, all_rules
@@ -146,27 +146,25 @@ def pretrain(config: PretrainBaseConfig) -> tuple[Any, Any]:
 
     Raises ValueError if training diverges.
     """
-    from rich.progress import track
-
     tokenizer = build_tokenizer()
     model = _new_model(config, tokenizer).train()
     optimizers = _optimizers(model, config)
     base_lrs = [[g["lr"] for g in o.param_groups] for o in optimizers]
     batches = _batches(config, tokenizer)
-    start, running = time.perf_counter(), 0.0
-    for step in track(range(config.steps), description="pretraining the base"):
-        for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
-            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                group["lr"] = lr * _schedule(config, step)
-        loss = model(**next(batches)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
-        if (step + 1) % 100 == 0:
-            log.info("step %d loss %.4f (%.0f s)", step + 1, running, time.perf_counter() - start)
+    running = 0.0
+    with Progress("pretraining the base", config.steps) as progress:
+        for step in range(config.steps):
+            for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
+                for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                    group["lr"] = lr * _schedule(config, step)
+            loss = model(**next(batches)).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
+            progress.advance(loss=running)
     refuse_wild(model.parameters(), "muon_lr or adamw_lr")
     return model.eval(), tokenizer
 

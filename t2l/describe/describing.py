@@ -28,6 +28,7 @@ from t2l.describe.judging import AcceptConfig, Judge, parse_descriptions
 from t2l.describe.replies import Reply, ReplyFile, Request, sha256
 from t2l.describe.sources import Describer
 from t2l.files import check_own, write_own
+from t2l.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import Example, Task, TaskSuite
 
@@ -255,10 +256,11 @@ def _ask_all(works: Sequence[TaskDescriptions], describer: Describer, suite: dic
 
     The first round that fails ends it; replies that are still under way then are waited for and kept.
     """
-    from rich.progress import Progress
-
-    with Progress() as progress, ThreadPoolExecutor(describer.concurrency) as pool:
-        bar = progress.add_task("describing tasks", total=sum(w.config.n for w in works))
+    wanted = sum(w.config.n for w in works)
+    with (
+        Progress("describing tasks", wanted, "description") as progress,
+        ThreadPoolExecutor(describer.concurrency) as pool,
+    ):
         running: dict[Future[None], int] = {}
         queue: list[tuple[int, int]] = []  # a heap of rounds to ask: the number of the task, the number of the round
 
@@ -268,7 +270,7 @@ def _ask_all(works: Sequence[TaskDescriptions], describer: Describer, suite: dic
             before = len(work.judge.accepted)
             for number in work.advance():
                 heapq.heappush(queue, (index, number))
-            progress.advance(bar, len(work.judge.accepted) - before)
+            progress.advance(len(work.judge.accepted) - before)
             if work.is_finished:
                 _finish(work, suite)
 

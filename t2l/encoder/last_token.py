@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.progress import track
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
 from t2l.encoder.interface import first_line, without_machine
 from t2l.encoder.soundness import library_versions
 from t2l.encoder.sources import changed
+from t2l.progress import Progress
 from t2l.tasks import tokenize_prompts
 
 
@@ -140,15 +140,17 @@ class LastTokenEmbedder:
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         starts = range(0, len(ids), self.config.batch_size)
         found: dict[int, np.ndarray] = {}
-        for start in track(starts, description="describing tasks with the base model", disable=not progress):
-            rows = order[start : start + self.config.batch_size]
-            try:
-                states = self._states([ids[i] for i in rows])
-            except Exception as error:
-                if not self._loaded_by.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
-                    raise
-                raise ValueError(_own_code_failed(self._loaded_by, error)) from error
-            found.update(zip(rows, states, strict=True))
+        with Progress("describing tasks with the base model", len(ids), "description", shown=progress) as shown:
+            for start in starts:
+                rows = order[start : start + self.config.batch_size]
+                try:
+                    states = self._states([ids[i] for i in rows])
+                except Exception as error:
+                    if not self._loaded_by.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    raise ValueError(_own_code_failed(self._loaded_by, error)) from error
+                found.update(zip(rows, states, strict=True))
+                shown.advance(len(rows))
         return np.stack([found[i] for i in range(len(ids))])
 
     def reads(self, text: str) -> tuple[int, ...]:

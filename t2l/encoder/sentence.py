@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
 from t2l.encoder.soundness import library_versions
 from t2l.encoder.sources import changed, fingerprint, hub_commit, own_prompt, resolve
 from t2l.encoder.windows import LONG_TEXTS, token_starts, weighted_mean, windows
+from t2l.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -223,12 +225,18 @@ class SentenceEmbedder:
         ]
 
     def _encoded(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_embedding"]:
-        config = self.config
+        config, has_bar = (
+            self.config,
+            progress and sys.stderr.isatty(),
+        )  # a bar of its own fills a file with its redrawing
         try:
-            return self._model.encode(
-                list(texts), batch_size=config.batch_size, show_progress_bar=progress, prompt=config.prompt,
-                prompt_name=config.prompt_name,
-            )  # fmt: skip
+            with Progress("embedding descriptions", len(texts), "description", shown=progress and not has_bar) as lines:
+                found = self._model.encode(
+                    list(texts), batch_size=config.batch_size, show_progress_bar=has_bar, prompt=config.prompt,
+                    prompt_name=config.prompt_name,
+                )  # fmt: skip
+                lines.advance(len(texts))
+            return found
         except Exception as error:
             if not config.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
                 raise

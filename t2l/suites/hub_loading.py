@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from t2l.files import FileProblemError, write_text
+from t2l.progress import Progress
 from t2l.suites.hub_rendering import HubTaskConfig, Renderer
 from t2l.tasks import Example
 
@@ -200,17 +201,14 @@ def load_all(
     Raises ValueError that names the first task that failed, unless `skip_failed`; tasks under way are finished first, and
     no new ones begun.
     """
-    from rich.progress import Progress
-
     found: dict[str, Made] = {}
     failed: dict[str, str] = {}
-    with ThreadPoolExecutor(workers) as pool, Progress(transient=True) as progress:
-        bar = progress.add_task("loading datasets", total=len(configs))
+    with ThreadPoolExecutor(workers) as pool, Progress("loading datasets", len(configs), "dataset") as progress:
         jobs = {pool.submit(load, name): name for name in configs}
         try:
             for job in as_completed(jobs):
                 name = jobs[job]
-                progress.advance(bar)
+                progress.advance()
                 if job.cancelled():
                     continue
                 error = job.exception()
