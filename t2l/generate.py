@@ -121,6 +121,11 @@ def folders_for(out: Path, count: int) -> list[Path]:
     Raises FileProblemError where one holds what t2l did not write, or what was changed since.
     """
     folders = [out / f"{i:03d}" if count > 1 else out for i in range(count)]
+    if count == 1 and (out / "000").is_dir():
+        raise FileProblemError(
+            f"{out} holds adapters of several descriptions ({out / '000'}...), and one description's goes to the folder "
+            "itself: choose another"
+        )
     for folder in folders:
         check_replaceable(folder)
     return folders

@@ -110,6 +110,11 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
             raise ValueError("method: only batched_lora runs in several processes; start the others without torchrun")
         return _train_method_library(config)
     world = world or World()
+    if world.size > 1 and config.base_model.shard:
+        raise ValueError(
+            "base_model.shard=true: processes of train_library train different tasks, each at its own pace, so each needs "
+            "the whole base: base_model.shard=false"
+        )
     folder, suite = _folder(config.run_dir), suites.build(config.suite)
     tasks = _trainable(suite, config.splits, config.tasks)
     training_tasks = suite.select(suite.split("train").tasks)

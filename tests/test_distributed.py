@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from t2l.cli import main
 from t2l.distributed import World, launched
 from t2l.library_report import examine_library
+from t2l.settings import compose_settings
+from t2l.verbs import train_library
 
 SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
 TRAIN = [
@@ -53,6 +55,13 @@ def test_two_processes_train_like_one(alone: Path, tmp_path: Path, shard: bool) 
         assert set(a) == set(b)
         for key in a:
             assert b[key] == pytest.approx(a[key], rel=2e-3, abs=1e-5), key
+
+
+def test_processes_of_a_library_do_not_share_one_base(tmp_path: Path) -> None:
+    settings = compose_settings("train_library", [*LIBRARY, "base_model.shard=true", f"run_dir={tmp_path}/library"])
+    with pytest.raises(ValueError, match=r"base_model\.shard=false"):
+        train_library(settings, World(0, 2))
+    assert not (tmp_path / "library").exists()
 
 
 def test_two_processes_train_the_library_of_one(tmp_path: Path) -> None:

@@ -184,6 +184,12 @@ def test_adapters(tiny_base: BaseModel, tmp_path: Path) -> None:
             folders_for(out, count)
 
 
+def test_one_adapter_does_not_go_beside_numbered_ones(tmp_path: Path) -> None:
+    (tmp_path / "000").mkdir()
+    with pytest.raises(FileProblemError, match="adapters of several descriptions"):
+        folders_for(tmp_path, 1)
+
+
 def test_metrics_of_another_program(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(FileProblemError, match=r"metrics\.jsonl was not written by t2l"):
