@@ -13,7 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["t2l.lora", "t2l.injection", "t2l.objectives", "t2l.batches", "t2l.hypernetwork"], "beartype.beartype"
+    ["t2l.lora.weights", "t2l.lora.injection", "t2l.objectives.losses", "t2l.tasks.batches", "t2l.hypernetwork"],
+    "beartype.beartype",
 )
 
 import absl.logging  # noqa: E402
@@ -29,9 +30,9 @@ from transformers import (  # noqa: E402
 )
 
 from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model  # noqa: E402
-from t2l.evaluation.code_runner import code_execution  # noqa: E402
+from t2l.evaluation.metrics.code_runner import code_execution  # noqa: E402
 from t2l.lora import LoraSpec, LoraWeights  # noqa: E402
-from t2l.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
+from t2l.tasks.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
 
 # absl comes with rouge-score; when Hydra sets logging up, its handler closes the stream it was made with.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__

@@ -20,38 +20,40 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from t2l import hypernetwork as hypernetworks
 from t2l import methods
 from t2l.base_model import BaseModel, LoraConfig, freeze, hash_parameters, label_logits, lora_spec_from_config
-from t2l.batches import collate
-from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, resume, save_checkpoint
+from t2l.base_model.merge import sample_logits
 from t2l.cli import main
-from t2l.confidence import Calibration, distances, task_centres
 from t2l.encoder import BaseModelEncoderConfig, TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map, norms_by_layer
-from t2l.evaluation.composition import LoraHub, mean_of_products
-from t2l.evaluation.conditioning import DescriptionBank, generate_adapters
+from t2l.evaluation.contenders.composition import LoraHub, mean_of_products
+from t2l.evaluation.contenders.few_shot import FewShotConfig, train_few_shot
+from t2l.evaluation.contenders.generated import DescriptionBank, generate_adapters
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.few_shot import FewShotConfig, train_few_shot
 from t2l.files import read_json
-from t2l.generate import Generator, confidences
 from t2l.hypernetwork import Hypernetwork, ResidualConfig, TextToLoraConfig
-from t2l.injection import inject
-from t2l.library_training import LibraryTrainingConfig, bytes_per_task
-from t2l.lora import LoraSpec, LoraWeights
-from t2l.manifest import Manifest
-from t2l.merge import sample_logits
-from t2l.method_training import train_attached
-from t2l.objectives import frobenius_distance, inner_product, l1_distance, label_loss, product_norm, weight_penalty
-from t2l.slots import SlotConfig, SlotTrainer, TrainingJob
-from t2l.snapshots import Snapshots
-from t2l.suites import WordListConfig, build
-from t2l.tasks import Task, tokenize_examples
-from t2l.training import (
-    ReconstructionConfig,
-    ReconstructionObjective,
-    SftConfig,
-    SftObjective,
-    TrainerConfig,
-    make_optimizer,
+from t2l.hypernetwork.checkpoint import CheckpointRecord, TrainingData, find_checkpoint
+from t2l.hypernetwork.confidence import Calibration, distances, task_centres
+from t2l.hypernetwork.generator import Generator, confidences
+from t2l.library.slots import SlotConfig, SlotTrainer, TrainingJob
+from t2l.library.snapshots import Snapshots
+from t2l.library.training import LibraryTrainingConfig, bytes_per_task
+from t2l.lora import LoraSpec, LoraWeights, inject
+from t2l.methods.training import train_attached
+from t2l.objectives import ReconstructionConfig, ReconstructionObjective, SftConfig, SftObjective
+from t2l.objectives.losses import (
+    frobenius_distance,
+    inner_product,
+    l1_distance,
+    label_loss,
+    product_norm,
+    weight_penalty,
 )
+from t2l.tasks import Task, tokenize_examples
+from t2l.tasks.batches import collate
+from t2l.tasks.manifest import Manifest
+from t2l.tasks.suites import WordListConfig, build
+from t2l.training.checkpoint import resume, save_checkpoint
+from t2l.training.loop import TrainerConfig
+from t2l.training.optimizer import make_optimizer
 
 MODEL = copy.deepcopy(CONFIGS["llama"][0])
 MODEL.num_hidden_layers = 2
@@ -198,7 +200,7 @@ def test_generating_with_confidence(gpu: torch.device, tmp_path: Path, monkeypat
         made = hypernetwork_on(device).eval()
         centres = task_centres(made, [e.to(device) for e in embeddings()])
         data = TrainingData(Manifest({}, {}), centres)
-        monkeypatch.setattr("t2l.generate.load_training_data", lambda _: data)
+        monkeypatch.setattr("t2l.hypernetwork.generator.load_training_data", lambda _: data)
         generator = Generator(made, Words(), record, tmp_path / "checkpoints/step-1")  # type: ignore[arg-type]
         apart, nearest = distances(made, centres, torch.cat(embeddings()))
         there, _ = distances(made, centres, torch.cat(embeddings()).to(device))

@@ -17,15 +17,15 @@ import pytest
 import torch
 from conftest import random_adapters
 
-from t2l.adapter_io import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
-from t2l.adapters import AdapterSource, Cached, Held, Joined, MadeInChunks, Scaled, bytes_per_adapter, stack
 from t2l.evaluation.adapter_map import gram_matrix, norms_by_layer
-from t2l.evaluation.composition import mean_of_products
+from t2l.evaluation.contenders.composition import mean_of_products
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
-from t2l.objectives import inner_product
+from t2l.lora.peft_folder import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
+from t2l.lora.source import AdapterSource, Cached, Held, Joined, MadeInChunks, Scaled, bytes_per_adapter, stack
+from t2l.objectives.losses import inner_product
 
 ADAPTERS, LIMIT = 1000, 2 * 2**30
 

@@ -15,9 +15,9 @@ import transformers.utils.chat_template_utils as chat_template_utils
 from test_cli import refused
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
-from t2l.base_tokenizer import freeze_date
+from t2l.base_model.files import mini_base_model_path
+from t2l.base_model.tokenizer import freeze_date
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.model_files import mini_base_model_path
 from t2l.tasks import Example, render_prompts, tokenize_examples, tokenize_prompts
 
 PRINTS = "{{ bos_token }}Today is {{ strftime_now('%d %B %Y, 100%%, %H:%M') }}.{% for m in messages %}{{ m['content'] }}{% endfor %}"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from t2l.evaluation.choice_labels import choice_label, label_kind, named_label
+from t2l.evaluation.metrics.choice_labels import choice_label, label_kind, named_label
 
 NAMED = {
     "letter": {

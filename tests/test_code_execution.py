@@ -13,13 +13,15 @@ import yaml
 from test_cli import refused
 from test_config import composed
 
-from t2l.config import CompareMethodsConfig, EvaluateConfig, QuickstartConfig
-from t2l.evaluation import code_runner, metrics
-from t2l.evaluation.code_runner import CodeExecutionError, as_configured, code_execution, passes
-from t2l.evaluation.harness import Harness, HarnessConfig
-from t2l.evaluation.metrics import metric
+from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.harness.harness import Harness, HarnessConfig
+from t2l.evaluation.metrics import code_runner, metrics
+from t2l.evaluation.metrics.code_runner import CodeExecutionError, as_configured, code_execution, passes
+from t2l.evaluation.metrics.metrics import metric
 from t2l.evaluation.scoring import Question, check_scorable
 from t2l.tasks import Example, Task
+from t2l.verbs.compare_methods import CompareMethodsConfig
+from t2l.verbs.quickstart import QuickstartConfig
 
 TASK = Task("code", {"train": ("Do.",)}, {"test": (Example("f", "x", tests="assert f(1) == 1"),)}, "pass@1")
 
@@ -97,8 +99,8 @@ def test_a_suite_with_code_is_refused_before_a_model_loads(
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_suite_with_code_can_be_read_and_its_other_tasks_scored(tmp_path: Path) -> None:
-    from t2l import suites
-    from t2l.suites import FolderSuiteConfig
+    from t2l.tasks import suites
+    from t2l.tasks.suites import FolderSuiteConfig
 
     suite = suites.build(FolderSuiteConfig(path=str(suite_with_code(tmp_path / "suite")), held_fraction=0.0))
     assert suite.tasks["code"].metric == "pass_at_1"

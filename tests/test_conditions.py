@@ -15,10 +15,10 @@ import torch
 from test_cli import refused
 from test_config import composed
 
-from t2l.adapter_card import adapter_card, merged_card
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, Quantization, lora_spec
-from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record, save_checkpoint
-from t2l.conditions import (
+from t2l.encoder import EncoderConfig, OwnEncoderConfig, TaskEncoder
+from t2l.evaluation.board import BoardConfig
+from t2l.evaluation.conditions import (
     ScoredPromptConfig,
     Trained,
     conditions_for,
@@ -27,20 +27,21 @@ from t2l.conditions import (
     conditions_to_record,
     trained_in,
 )
-from t2l.confidence import Calibration, task_centres
-from t2l.config import EvaluateConfig
-from t2l.encoder import EncoderConfig, OwnEncoderConfig, TaskEncoder
-from t2l.evaluate import Evaluation, evaluate
-from t2l.evaluation.board import BoardConfig
+from t2l.evaluation.config import EvaluateConfig
 from t2l.files import read_json, write_json
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
-from t2l.kept_calibration import CONFIDENCE_FILE, keep_calibration, kept_calibration
+from t2l.hypernetwork.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record
+from t2l.hypernetwork.confidence import Calibration, task_centres
+from t2l.hypernetwork.kept_calibration import CONFIDENCE_FILE, keep_calibration, kept_calibration
 from t2l.library import LIBRARY_RECORD, LibraryFolder
-from t2l.manifest import Manifest
+from t2l.lora.card import adapter_card, merged_card
 from t2l.own_files import RECORD
-from t2l.suites import FolderSuiteConfig, build
 from t2l.tasks import TaskSuite
+from t2l.tasks.manifest import Manifest
+from t2l.tasks.suites import FolderSuiteConfig, build
+from t2l.training.checkpoint import save_checkpoint
+from t2l.verbs.evaluate import Evaluation, evaluate
 
 HELD = [f"held{i}" for i in range(6)]
 BOARD = BoardConfig(
@@ -154,7 +155,7 @@ def test_the_base_is_loaded_and_prompted_as_in_training(
 
 
 def test_a_value_set_aside_is_said_loudly_unless_it_is_a_default(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "t2l.conditions")
+    caplog.set_level(logging.INFO, "t2l.evaluation.conditions")
     conditions_for("trained", BaseModelConfig(), None, [trained(dtype="bfloat16")])
     conditions_for("trained", BaseModelConfig(dtype="bfloat16"), None, [trained()])
     assert [(r.levelname, r.message) for r in caplog.records] == [
@@ -260,8 +261,8 @@ def test_calibration_is_kept_when_asked_with_the_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And a smaller one never replaces a larger one; nothing else in or above the checkpoint changes."""
-    monkeypatch.setattr("t2l.evaluate.write_report", lambda *_, **__: {})  # its figures are no part of this
-    caplog.set_level(logging.INFO, "t2l.evaluate")
+    monkeypatch.setattr("t2l.verbs.evaluate.write_report", lambda *_, **__: {})  # its figures are no part of this
+    caplog.set_level(logging.INFO, "t2l.verbs.evaluate")
     write(tmp_path / "run", AS_TRAINED)
     shutil.copytree(tmp_path / "run/checkpoints/step-000003", tmp_path / "elsewhere/deep/copy")
     before = files(tmp_path)

@@ -12,20 +12,20 @@ from conftest import random_adapters
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
 from t2l.encoder import EncoderConfig, TaskEncoder
 from t2l.evaluation.board import Board, BoardConfig, SameInputsError, paired_difference, view_split
-from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter, mean_of_products
-from t2l.evaluation.conditioning import CONDITIONS, DescriptionBank, Generated
-from t2l.evaluation.contenders import Base, Entry, Prompted, SplitView, training_examples
+from t2l.evaluation.contenders.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter, mean_of_products
+from t2l.evaluation.contenders.few_shot import FewShot, FewShotConfig, Refined
+from t2l.evaluation.contenders.generated import CONDITIONS, DescriptionBank, Generated
+from t2l.evaluation.contenders.in_context import InContext
+from t2l.evaluation.contenders.interface import Base, Entry, Prompted, SplitView, training_examples
 from t2l.evaluation.costs import multiplied_weights
-from t2l.evaluation.in_context import InContext
 from t2l.evaluation.robustness import STYLES, rewrite
 from t2l.evaluation.scoring import questions_for
-from t2l.few_shot import FewShot, FewShotConfig, Refined
 from t2l.hypernetwork import Hypernetwork, ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.suites import WordListConfig, build
 from t2l.tasks import TaskSuite
+from t2l.tasks.suites import WordListConfig, build
 
 CONFIG = BoardConfig(
     tasks_per_split=3, examples_per_task=3, descriptions_per_task=2, max_new_tokens=4, bootstrap_samples=100

@@ -12,21 +12,23 @@ import torch
 from test_recipes import SPEC
 from test_training import TRAINER, KilledError, Setup
 
-from t2l import describe, encoder, hypernetwork, methods, suites
-from t2l import run as runs
+from t2l import describe, encoder, hypernetwork, methods
 from t2l.base_model import BaseModel
-from t2l.checkpoint import CheckpointRecord
 from t2l.cli import main
-from t2l.config import EvaluateConfig, TrainConfig
-from t2l.continuation import changes, defaults_of, flat, is_free, settings_of
 from t2l.encoder import EncoderConfig, TaskEncoder, embedding_width
+from t2l.evaluation.config import EvaluateConfig
 from t2l.files import read_json, write_json
 from t2l.hypernetwork import ResidualConfig
-from t2l.out_of_memory import OutOfMemoryError, explained
-from t2l.run import LoggerConfig, Run, check_settings
-from t2l.suites import WordListConfig
-from t2l.train_run import is_finished, settings_may_change
-from t2l.training import SftConfig, TrainerConfig, objective_of
+from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.objectives import SftConfig, objective_of
+from t2l.run import record as runs
+from t2l.run.continuation import changes, defaults_of, flat, is_free, settings_of
+from t2l.run.record import LoggerConfig, Run, check_settings
+from t2l.tasks import suites
+from t2l.tasks.suites import WordListConfig
+from t2l.training.loop import TrainerConfig
+from t2l.training.out_of_memory import OutOfMemoryError, explained
+from t2l.verbs.train import TrainConfig, is_finished, settings_may_change
 
 CONFIG = TrainConfig(
     suite=WordListConfig(), encoder=EncoderConfig(), hypernetwork=ResidualConfig(), objective=SftConfig()

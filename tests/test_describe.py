@@ -38,8 +38,8 @@ from t2l.describe import (
     describe_tasks,
     parse_descriptions,
 )
+from t2l.describe.describers import LocalModel, _retry_after
 from t2l.describe.replies import ReplyFile
-from t2l.describe.sources import LocalModel, _retry_after
 from t2l.files import FileProblemError
 from t2l.tasks import Example, Split, Task, TaskSuite
 

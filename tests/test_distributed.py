@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from t2l.cli import main
+from t2l.cli.settings import compose_settings
 from t2l.distributed import World, launched
-from t2l.library_report import examine_library
-from t2l.settings import compose_settings
-from t2l.verbs import train_library
+from t2l.verbs.library import examine_library
+from t2l.verbs.train_library import train_library
 
 SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
 TRAIN = [

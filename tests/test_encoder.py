@@ -15,7 +15,7 @@ from torch import Tensor
 
 from t2l.encoder import EncoderConfig, TaskEncoder, config_from_json
 from t2l.encoder.minilm import MINILM_SHA256, check_minilm, packaged_minilm
-from t2l.encoder.records import OwnEncoderConfig
+from t2l.encoder.saved_config import OwnEncoderConfig
 
 TEXTS = ["Keep only the animals.", "Count."]
 

@@ -16,9 +16,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from t2l.adapter_io import load_adapter, load_provenance
 from t2l.base_model import BaseModel, BaseModelConfig, Quantization, load_base_model
-from t2l.checkpoint import find_checkpoint, load_record, own_encoder
+from t2l.base_model.files import mini_base_model_path
 from t2l.cli import main
 from t2l.config import config_folder, register
 from t2l.encoder import (
@@ -30,9 +29,10 @@ from t2l.encoder import (
     as_overrides,
     config_from_json,
 )
-from t2l.encoder.records import OwnEncoderConfig
+from t2l.encoder.saved_config import OwnEncoderConfig
 from t2l.files import write_json
-from t2l.model_files import mini_base_model_path
+from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, own_encoder
+from t2l.lora.peft_folder import load_adapter, load_provenance
 from t2l.tasks import Task
 
 TEXTS = ["Keep only the animals.", "Count.", "Say how many of the words are tools, please."]

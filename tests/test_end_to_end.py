@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file
 from small_run import CONTROLS, DESCRIPTION, PLAIN, SMALL, TRAIN
 
-from t2l.adapter_io import load_adapter, load_provenance
-from t2l.adapters import bytes_per_adapter
-from t2l.checkpoint import find_checkpoint, load_record, load_training_data, own_encoder
+from t2l.base_model.files import mini_base_model_path
 from t2l.cli import main
 from t2l.encoder import TaskEncoder
 from t2l.files import write_json
-from t2l.generate import Generator, load_generator, write_adapters
-from t2l.library_report import examine_library
+from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, load_training_data, own_encoder
+from t2l.hypernetwork.generator import Generator, load_generator, write_adapters
 from t2l.lora import LoraWeights
-from t2l.model_files import mini_base_model_path
+from t2l.lora.peft_folder import load_adapter, load_provenance
+from t2l.lora.source import bytes_per_adapter
+from t2l.verbs.library import examine_library
 
 
 def test_report_has_a_row_for_every_contender_and_split(root: Path) -> None:
@@ -323,7 +323,7 @@ def test_a_thousand_descriptions_are_generated_a_few_at_a_time(
         return forward(self, descriptions)
 
     monkeypatch.setattr(Generator, "__call__", counting)
-    monkeypatch.setattr("t2l.generate.GENERATED_AT_ONCE", 2 * bytes_per_adapter(record.spec))
+    monkeypatch.setattr("t2l.hypernetwork.generator.GENERATED_AT_ONCE", 2 * bytes_per_adapter(record.spec))
     folders = [folder for folder, _ in write_adapters(whole, texts, tmp_path / "out", record.base_name)]
     assert sizes == [2, 1]
     for i, folder in enumerate(folders):
@@ -395,7 +395,7 @@ def test_killed_training_resumes_to_identical_metrics(root: Path, tmp_path: Path
     train = [
         sys.executable,
         "-m",
-        "t2l.cli",
+        "t2l.cli.main",
         "train",
         *(o for o in TRAIN if "trainer.steps" not in o),
         "trainer.steps=60",
@@ -422,7 +422,7 @@ def test_library_training_killed_twice_ends_with_the_same_library(tmp_path: Path
     tasks = "[keep_tools,count_jobs,sort,reverse,any_animals,mask_drinks,first_sports,back_fruits]"
     settings = ["steps=60", "cycles=2", "rows_per_task=2", "tasks_at_once=2", "snapshot_every=7"]
     options = [*SMALL, f"tasks={tasks}", *(f"training.{s}" for s in settings)]
-    command = [sys.executable, "-m", "t2l.cli", "train_library", *options, f"run_dir={tmp_path}/killed"]
+    command = [sys.executable, "-m", "t2l.cli.main", "train_library", *options, f"run_dir={tmp_path}/killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for adapters in (2, 4):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

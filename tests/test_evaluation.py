@@ -12,21 +12,21 @@ import torch
 from conftest import random_adapters
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from t2l.adapters import Held
 from t2l.base_model import BaseModel, LoraConfig, freeze, lora_spec
-from t2l.config import EvaluateConfig
-from t2l.evaluate import evaluate, metric_name
 from t2l.evaluation import board
 from t2l.evaluation.board import BoardConfig, Cell, Run, paired_difference, scores_by_task, view_split
-from t2l.evaluation.conditioning import derangement, random_text
-from t2l.evaluation.contenders import Base, Entry, FormalCode, Prompted
+from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.contenders.generated import derangement, random_text
+from t2l.evaluation.contenders.interface import Base, Entry, FormalCode, Prompted
 from t2l.evaluation.costs import Usage, multiplied_weights
-from t2l.evaluation.report import control_differences, score_table
+from t2l.evaluation.report.report import control_differences, score_table
 from t2l.evaluation.scoring import Answer, Question, check_scorable, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
-from t2l.injection import inject
-from t2l.suites import FolderSuiteConfig, WordListConfig, build
+from t2l.lora import inject
+from t2l.lora.source import Held
 from t2l.tasks import Example, Task, TaskSuite, tokenize_prompts
+from t2l.tasks.suites import FolderSuiteConfig, WordListConfig, build
+from t2l.verbs.evaluate import evaluate, metric_name
 
 
 @pytest.fixture(scope="module")

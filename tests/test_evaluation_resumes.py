@@ -15,21 +15,22 @@ from conftest import random_adapters
 from small_run import SMALL
 from test_contenders import generated
 
-from t2l import few_shot
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
 from t2l.cli import main
 from t2l.encoder import EncoderConfig, TaskEncoder
-from t2l.evaluation import figures, scoring
+from t2l.evaluation import scoring
 from t2l.evaluation.board import Board, BoardConfig, Cell, SameInputsError, view_split
-from t2l.evaluation.composition import LibraryMean, LoraHub, NearestAdapter
-from t2l.evaluation.conditioning import DescriptionBank
-from t2l.evaluation.contenders import Base, Contender, Oracle, SplitView
-from t2l.evaluation.in_context import InContext
+from t2l.evaluation.contenders import few_shot
+from t2l.evaluation.contenders.composition import LibraryMean, LoraHub, NearestAdapter
+from t2l.evaluation.contenders.few_shot import FewShot, FewShotConfig, Refined
+from t2l.evaluation.contenders.generated import DescriptionBank
+from t2l.evaluation.contenders.in_context import InContext
+from t2l.evaluation.contenders.interface import Base, Contender, Oracle, SplitView
+from t2l.evaluation.report import figures
 from t2l.evaluation.store import Batches, CellStore, Ledger
-from t2l.few_shot import FewShot, FewShotConfig, Refined
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec
-from t2l.suites import WordListConfig, build
+from t2l.tasks.suites import WordListConfig, build
 
 CONFIG = BoardConfig(
     tasks_per_split=3,

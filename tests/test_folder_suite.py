@@ -11,9 +11,9 @@ import pytest
 from test_cli import refused
 
 from t2l.files import FileProblemError
-from t2l.suites import FolderSuiteConfig, build
-from t2l.suites.rows import split_prompt
 from t2l.tasks import TaskSuite
+from t2l.tasks.suites import FolderSuiteConfig, build
+from t2l.tasks.suites.rows import split_prompt
 
 RECORDS: dict[str, dict[str, Any]] = {
     "double": {"descriptions": ["Say it twice."], "family": "copy", "splits": {"train": [0, 8], "test": [8, 10]}},
@@ -359,7 +359,7 @@ def test_the_command_says_so_in_one_line_before_any_model_loads(
     def forbidden(*args: object) -> None:
         pytest.fail("a model was loaded before the suite was read")
 
-    monkeypatch.setattr("t2l.verbs.load_base_model", forbidden)
+    monkeypatch.setattr("t2l.verbs.verbs.load_base_model", forbidden)
     monkeypatch.chdir(tmp_path)
     line = refused(capsys, "train_library", "suite=folder", f"suite.path={folder}", f"hydra.run.dir={tmp_path}/run")
     assert says in line

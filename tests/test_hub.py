@@ -13,12 +13,12 @@ import pytest
 from test_cli import refused
 from test_config import composed
 
-from t2l.evaluation.metrics import metric
+from t2l.evaluation.metrics.metrics import metric
 from t2l.evaluation.scoring import questions_for
 from t2l.files import FileProblemError
-from t2l.suites import HubSuiteConfig, build, hub_loading
-from t2l.suites.hub_loading import Source
-from t2l.suites.hub_rendering import HubTaskConfig, Renderer
+from t2l.tasks.suites import HubSuiteConfig, build, hub_loading
+from t2l.tasks.suites.hub_loading import Source
+from t2l.tasks.suites.hub_rendering import HubTaskConfig, Renderer
 
 LETTERS = {"text": ["dry palms", "wet palms", "oil"], "label": ["A", "B", "C"]}
 ROWS: dict[str, dict[str, Any]] = {

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
-from t2l.evaluation import in_context
 from t2l.evaluation.board import Board, BoardConfig, view_split
-from t2l.evaluation.contenders import Base, SplitView
-from t2l.evaluation.in_context import FORMATS, InContext, formats_for
-from t2l.evaluation.report import Findings, report_data, report_text
+from t2l.evaluation.contenders import in_context
+from t2l.evaluation.contenders.in_context import FORMATS, InContext, formats_for
+from t2l.evaluation.contenders.interface import Base, SplitView
+from t2l.evaluation.report.findings import Findings
+from t2l.evaluation.report.report import report_data, report_text
 from t2l.evaluation.scoring import Answer, Question, greedy_answers
-from t2l.suites import WordListConfig, build
 from t2l.tasks import Example, Task, render_prompts, tokenize_prompts
+from t2l.tasks.suites import WordListConfig, build
 
 BOARD = BoardConfig(
     tasks_per_split=3, examples_per_task=3, descriptions_per_task=2, max_new_tokens=4, bootstrap_samples=20

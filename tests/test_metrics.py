@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from t2l.evaluation.code_runner import passes
-from t2l.evaluation.metrics import METRICS, Metric, Probe, final_number, metric, register
+from t2l.evaluation.metrics.code_runner import passes
+from t2l.evaluation.metrics.metrics import METRICS, Metric, Probe, final_number, metric, register
 
 pytestmark = pytest.mark.usefixtures("code_allowed")
 

@@ -14,10 +14,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from t2l.cli.overrides import names_a_path, quote_paths
+from t2l.cli.settings import compose_settings
 from t2l.config import ROOTS, register
-from t2l.overrides import names_a_path, quote_paths
-from t2l.settings import compose_settings
-from t2l.suites.hub_rendering import HubTaskConfig
+from t2l.tasks.suites.hub_rendering import HubTaskConfig
 
 PATHS = [
     "runs/train_library/seed=1", "a b", "it's", 'say "hi"', "a\\", "a'\\", "(a)", "{a}", "[a", "a[1]", "5", "1e3", "007",

@@ -10,7 +10,6 @@ import torch
 from conftest import CONFIGS, random_adapters, tiny_model
 
 from t2l import hypernetwork as hypernetworks
-from t2l.adapter_io import save_adapter
 from t2l.base_model import (
     BaseModelConfig,
     LoraConfig,
@@ -21,10 +20,13 @@ from t2l.base_model import (
     lora_spec_from_config,
     meta_model,
 )
-from t2l.cli import _compose, main
+from t2l.base_model.files import model_config, shipped_folder
+from t2l.cli.main import _compose, main
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
-from t2l.injection import inject
-from t2l.memory import (
+from t2l.lora import inject
+from t2l.lora.peft_folder import save_adapter
+from t2l.objectives.losses import label_loss
+from t2l.training.memory import (
     StepShape,
     activation_bytes,
     adapter_file_bytes,
@@ -33,9 +35,7 @@ from t2l.memory import (
     hypernetwork_bytes,
     meta_hypernetwork,
 )
-from t2l.model_files import model_config, shipped_folder
-from t2l.objectives import label_loss
-from t2l.plan import plan
+from t2l.verbs.plan import plan
 
 PUBLISHED = {  # parameters in millions, as the models' publishers state them
     "mistralai/Mistral-7B-Instruct-v0.2": 7242,

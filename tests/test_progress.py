@@ -10,14 +10,14 @@ import time
 import pytest
 from rich.console import Console
 
-from t2l.progress import Progress, duration
+from t2l.run.progress import Progress, duration
 
 DATED = re.compile(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ")
 
 
 @pytest.fixture
 def no_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("t2l.progress"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("t2l.run.progress"), "disabled", True)
 
 
 def lines_of(stream: io.StringIO) -> list[str]:

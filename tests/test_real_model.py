@@ -12,11 +12,11 @@ from conftest import SHARED
 
 from t2l.base_model import BaseModelConfig, LoraConfig, load_base_model, lora_spec
 from t2l.evaluation.scoring import greedy_answers, questions_for
-from t2l.injection import inject
 from t2l.library import AdapterLibrary
-from t2l.library_training import LibraryTrainingConfig, TrainingJob, train_adapters, train_library
-from t2l.suites import FolderSuiteConfig, build
+from t2l.library.training import LibraryTrainingConfig, TrainingJob, train_adapters, train_library
+from t2l.lora import inject
 from t2l.tasks import tokenize_examples
+from t2l.tasks.suites import FolderSuiteConfig, build
 
 MODEL, TASKS = SHARED / "models/TinyStories-656K", SHARED / "data/function_vectors"
 pytestmark = pytest.mark.skipif(

@@ -12,10 +12,10 @@ from conftest import SIZES, random_adapters
 from test_cli import refused
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from t2l.adapter_io import save_adapter
 from t2l.base_model import BaseModelConfig, LoraConfig, load_base_model, lora_spec
 from t2l.cli import main
-from t2l.suites.word_list_tokenizer import build_tokenizer
+from t2l.lora.peft_folder import save_adapter
+from t2l.tasks.suites.word_list_tokenizer import build_tokenizer
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM

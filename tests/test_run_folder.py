@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from t2l.command import read_command, run_once, run_sweep
-from t2l.console import fail
-from t2l.run_folder import default_folder, identity, job_name, words_of
+from t2l.cli.command import read_command, run_once, run_sweep
+from t2l.run.console import fail
+from t2l.run.folder import default_folder, identity, job_name, words_of
 
 NAME = r"\d{4}-\d\d-\d\d_\d{6}_"
 

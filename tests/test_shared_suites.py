@@ -14,12 +14,12 @@ import pytest
 from conftest import SHARED
 from test_config import composed
 
-from t2l.evaluation.code_runner import passes
+from t2l.evaluation.metrics.code_runner import passes
 from t2l.evaluation.scoring import Question, questions_for
-from t2l.suites import FolderSuiteConfig, build
-from t2l.suites.hub_rendering import Renderer
-from t2l.suites.rows import split_prompt
 from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.tasks.suites import FolderSuiteConfig, build
+from t2l.tasks.suites.hub_rendering import Renderer
+from t2l.tasks.suites.rows import split_prompt
 
 DATA, MODEL = SHARED / "data", SHARED / "models/TinyStories-656K"
 TASKS = {

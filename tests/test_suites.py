@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from t2l.evaluation.metrics import METRICS
-from t2l.suites import WordListConfig, build
-from t2l.suites.rows import METRIC_NEEDS
-from t2l.suites.word_list_vocabulary import ATTRIBUTES, GROUPS
-from t2l.suites.word_lists import ATTRIBUTE_STEPS, WordListRule, all_rules
+from t2l.evaluation.metrics.metrics import METRICS
 from t2l.tasks import Example, PromptConfig, Task, TaskSuite
+from t2l.tasks.suites import WordListConfig, build
+from t2l.tasks.suites.rows import METRIC_NEEDS
+from t2l.tasks.suites.word_list_vocabulary import ATTRIBUTES, GROUPS
+from t2l.tasks.suites.word_lists import ATTRIBUTE_STEPS, WordListRule, all_rules
 
 HELD_OUT = ("unseen_combination", "unseen_composition", "unseen_category")
 

@@ -13,7 +13,7 @@ import pytest
 from test_cli import refused
 
 from t2l.cli import main
-from t2l.command import read_command, run_sweep
+from t2l.cli.command import read_command, run_sweep
 from t2l.config import config_folder
 
 KINDS = ["value", "error", "exit", "memory", "killed", "interrupt", "fine"]

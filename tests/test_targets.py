@@ -27,7 +27,6 @@ from transformers import (
 )
 
 from t2l import hypernetwork as hypernetworks
-from t2l.adapter_io import load_adapter, save_adapter
 from t2l.base_model import (
     BaseModel,
     BaseModelConfig,
@@ -40,10 +39,12 @@ from t2l.base_model import (
     verify_frozen,
 )
 from t2l.hypernetwork import ResidualConfig
-from t2l.injection import inject
-from t2l.lora import LoraWeights
+from t2l.lora import LoraWeights, inject
+from t2l.lora.peft_folder import load_adapter, save_adapter
+from t2l.objectives import SftConfig, SftObjective
 from t2l.tasks import TokenizedExample
-from t2l.training import SftConfig, SftObjective, TrainerConfig, make_optimizer
+from t2l.training.loop import TrainerConfig
+from t2l.training.optimizer import make_optimizer
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LLAMA3_ROPE = {

@@ -10,7 +10,10 @@ import torch
 
 from t2l import hypernetwork as hypernetworks
 from t2l.base_model import BaseModel, LoraConfig, hash_parameters, lora_spec
-from t2l.checkpoint import (
+from t2l.evaluation.validation import Validator, parts_of
+from t2l.files import FileProblemError, read_tensors
+from t2l.hypernetwork import Hypernetwork, ResidualConfig, TextToLoraConfig
+from t2l.hypernetwork.checkpoint import (
     CheckpointRecord,
     check_fits,
     find_checkpoint,
@@ -18,22 +21,12 @@ from t2l.checkpoint import (
     load_hypernetwork,
     load_record,
 )
-from t2l.files import FileProblemError, read_tensors
-from t2l.hypernetwork import Hypernetwork, ResidualConfig, TextToLoraConfig
-from t2l.run import LoggerConfig, Run
-from t2l.suites import WordListConfig, build
+from t2l.objectives import Objective, ReconstructionConfig, ReconstructionObjective, SftConfig, SftObjective
+from t2l.run.record import LoggerConfig, Run
 from t2l.tasks import TaskSuite, tokenize_examples
-from t2l.training import (
-    Objective,
-    ReconstructionConfig,
-    ReconstructionObjective,
-    SftConfig,
-    SftObjective,
-    TrainerConfig,
-    Validation,
-    train,
-)
-from t2l.validation import Validator, parts_of
+from t2l.tasks.suites import WordListConfig, build
+from t2l.training import Validation, train
+from t2l.training.loop import TrainerConfig
 
 TRAINER = TrainerConfig(steps=12, tasks_per_step=2, rows_per_task=2, checkpoint_every=4, log_every=1, lr=0.01)
 ARCHITECTURE = TextToLoraConfig("l", latent=16, dropout=0.1)

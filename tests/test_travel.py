@@ -15,18 +15,17 @@ from conftest import CONFIGS, random_adapters, tiny_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from t2l.adapter_card import adapter_card, portable
-from t2l.adapter_io import load_adapter, load_provenance, save_adapter
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
-from t2l.checkpoint import CheckpointRecord
 from t2l.cli import main
-from t2l.config import GenerateConfig
 from t2l.files import FileProblemError
-from t2l.generate import Generator, write_adapters
 from t2l.hypernetwork import ResidualConfig, build
-from t2l.injection import inject
-from t2l.lora import LoraSpec, Scaling
-from t2l.serving import MAX_LORA_RANKS, max_lora_rank, serving_problems
+from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.hypernetwork.generator import Generator, write_adapters
+from t2l.lora import LoraSpec, Scaling, inject
+from t2l.lora.card import adapter_card, portable
+from t2l.lora.peft_folder import load_adapter, load_provenance, save_adapter
+from t2l.lora.serving import MAX_LORA_RANKS, max_lora_rank, serving_problems
+from t2l.verbs.generate import GenerateConfig
 
 IDS = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(1))
 DESCRIPTION = 'Keep: the "animals" --- please,\n# and nothing else'

@@ -12,30 +12,21 @@ from conftest import random_adapters
 from test_training import ARCHITECTURE, TRAINER, WIDTH, KilledError, Setup, small_suite
 
 from t2l import hypernetwork as hypernetworks
-from t2l import random_state
 from t2l.base_model import BaseModel
-from t2l.checkpoint import (
-    find_checkpoint,
-    how_chosen,
-    latest_checkpoint,
-    load_record,
-    resume,
-    save_checkpoint,
-)
 from t2l.evaluation.selected import selection_text, splits_to_score
+from t2l.evaluation.validation import Validator, distance_to, held_out, parts_of
 from t2l.files import FileProblemError, read_tensors, write_json, write_tensors
 from t2l.hypernetwork import Hypernetwork
+from t2l.hypernetwork.checkpoint import find_checkpoint, how_chosen, latest_checkpoint, load_record
+from t2l.hypernetwork.selection import Selection
 from t2l.library import AdapterLibrary
-from t2l.selection import Selection
+from t2l.objectives import ReconstructionConfig, ReconstructionObjective
 from t2l.tasks import Split, Task, TaskSuite
-from t2l.training import (
-    ReconstructionConfig,
-    ReconstructionObjective,
-    TrainerConfig,
-    Validation,
-    make_optimizer,
-)
-from t2l.validation import Validator, check_parts, distance_to, held_out, parts_of
+from t2l.training import Validation, random_state
+from t2l.training.checkpoint import resume, save_checkpoint
+from t2l.training.loop import TrainerConfig
+from t2l.training.optimizer import make_optimizer
+from t2l.verbs.train import check_parts
 
 VALIDATED = replace(TRAINER, validate_every=3, validation_tasks=2, validation_rows=2)
 

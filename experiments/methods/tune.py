@@ -18,15 +18,14 @@ from typing import Any
 
 import torch
 
-from t2l import suites
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
-from t2l.batches import collate
 from t2l.evaluation.board import BoardConfig, view_split
 from t2l.evaluation.scoring import greedy_answers, questions_for
-from t2l.method_training import initial_seed, train_attached
 from t2l.methods import METHODS, Method, OptimizationConfig
-from t2l.objectives import response_loss
-from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.methods.training import initial_seed, train_attached
+from t2l.objectives.losses import response_loss
+from t2l.tasks import Task, TaskSuite, suites, tokenize_examples
+from t2l.tasks.batches import collate
 
 SEED, TASKS, SCORED = 0, 4, 24
 OV = ["o_proj", "v_proj"]

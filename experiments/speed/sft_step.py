@@ -35,12 +35,14 @@ from experiments.speed.contenders import (
 from experiments.speed.settings import quickstart
 from experiments.speed.timing import Call, flops, interleave_loop, peak_bytes
 from t2l.base_model import BaseModel, lora_spec
-from t2l.batches import collate
-from t2l.checkpoint import CheckpointRecord
 from t2l.hypernetwork import TextToLoraConfig, build
-from t2l.run import LoggerConfig, Run
+from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.objectives import Objective, SftObjective
+from t2l.run.record import LoggerConfig, Run
 from t2l.tasks import TokenizedExample
-from t2l.training import Objective, SftObjective, TrainerConfig, train
+from t2l.tasks.batches import collate
+from t2l.training import train
+from t2l.training.loop import TrainerConfig
 
 D_EMBEDDING = 4 * 384
 """width of the quickstart's description embeddings: four layers of MiniLM"""

@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
+from t2l.describe.describers import Describer
 from t2l.describe.judging import AcceptConfig, Judge, parse_descriptions
 from t2l.describe.replies import Reply, ReplyFile, Request, sha256
-from t2l.describe.sources import Describer
 from t2l.files import check_own, write_own
-from t2l.progress import Progress
+from t2l.run.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import Example, Task, TaskSuite
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig
 from t2l.encoder.one_hot import OneHotConfig
-from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig, as_overrides, config_from_json
+from t2l.encoder.saved_config import AnyEncoderConfig, OwnEncoderConfig, as_overrides, config_from_json
 from t2l.encoder.sentence import EncoderConfig
 from t2l.encoder.task_encoder import TaskEncoder, check
 from t2l.encoder.width import embedding_width

@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
 from t2l.encoder.interface import first_line, without_machine
+from t2l.encoder.pretrained import changed
 from t2l.encoder.soundness import library_versions
-from t2l.encoder.sources import changed
-from t2l.progress import Progress
+from t2l.run.progress import Progress
 from t2l.tasks import tokenize_prompts
 
 

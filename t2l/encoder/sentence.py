@@ -18,10 +18,10 @@ from jaxtyping import Float
 from t2l.encoder.interface import first_line, without_machine
 from t2l.encoder.minilm import PYPI_PATH
 from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
+from t2l.encoder.pretrained import changed, fingerprint, hub_commit, own_prompt, resolve
 from t2l.encoder.soundness import library_versions
-from t2l.encoder.sources import changed, fingerprint, hub_commit, own_prompt, resolve
 from t2l.encoder.windows import LONG_TEXTS, token_starts, weighted_mean, windows
-from t2l.progress import Progress
+from t2l.run.progress import Progress
 
 log = logging.getLogger(__name__)
 

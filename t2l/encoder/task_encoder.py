@@ -16,10 +16,10 @@ from t2l.encoder.cache import EmbeddingCache
 from t2l.encoder.interface import Embedder
 from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig, LastTokenEmbedder
 from t2l.encoder.one_hot import OneHotConfig, OneHotEmbedder
-from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
+from t2l.encoder.pretrained import resolve
+from t2l.encoder.saved_config import AnyEncoderConfig, OwnEncoderConfig
 from t2l.encoder.sentence import EncoderConfig, SentenceEmbedder
 from t2l.encoder.soundness import check_embeddings, library_versions
-from t2l.encoder.sources import resolve
 from t2l.tasks import Task
 
 PROBE = "The ferry to the island leaves twice a day outside the summer months."

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from t2l.base_model.files import model_config
 from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig
 from t2l.encoder.one_hot import OneHotConfig
-from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
+from t2l.encoder.pretrained import resolve
+from t2l.encoder.saved_config import AnyEncoderConfig, OwnEncoderConfig
 from t2l.encoder.sentence import EncoderConfig
-from t2l.encoder.sources import resolve
 from t2l.files import read_json
-from t2l.model_files import model_config
 
 
 def embedding_width(config: AnyEncoderConfig | OwnEncoderConfig | None, base_config: Any) -> int:

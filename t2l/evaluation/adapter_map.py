@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from t2l.adapters import ADAPTER_MEMORY, AdapterSource, Joined, as_source
 from t2l.lora import LoraWeights
+from t2l.lora.source import ADAPTER_MEMORY, AdapterSource, Joined, as_source
 
 COMPONENTS = 2
 BLOCK = 2**24

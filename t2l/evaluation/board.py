@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from t2l.adapters import digest_of
 from t2l.base_model import BaseModel
-from t2l.evaluation.contenders import Contender, Entry, SplitView
+from t2l.evaluation.contenders.interface import Contender, Entry, SplitView
 from t2l.evaluation.costs import Making, Usage, multiplied_weights
 from t2l.evaluation.scoring import Answer, greedy_answers
 from t2l.evaluation.statistics import Estimate, Scores, estimate
 from t2l.evaluation.store import Batches, CellStore
 from t2l.lora import LoraSpec
-from t2l.progress import Progress
+from t2l.lora.source import digest_of
+from t2l.run.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import TaskSuite, render_prompts
 

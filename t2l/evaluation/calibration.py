@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from t2l.confidence import Calibration, auroc, calibration_error, distances, reliability
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.board import Cell
-from t2l.evaluation.conditioning import Generated
-from t2l.evaluation.foreign import FOREIGN_SENTENCES
+from t2l.evaluation.contenders.generated import Generated
+from t2l.evaluation.unrelated_sentences import FOREIGN_SENTENCES
+from t2l.hypernetwork.confidence import Calibration, auroc, calibration_error, distances, reliability
 from t2l.seeding import generator_for
 
 NOT_HELD_OUT = "train"

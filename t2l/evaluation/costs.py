@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from t2l.targets import linear_shape
+from t2l.base_model.targets import linear_shape
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from t2l.checkpoint import find_checkpoint, load_record, load_training_data
-from t2l.evaluation.contenders import SplitView
+from t2l.evaluation.contenders.interface import SplitView
+from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, load_training_data
 from t2l.library import MULTI_TASK, library_record
-from t2l.library_data import trained_on
-from t2l.manifest import Manifest, Overlap, refuse
-from t2l.methods.library import MethodLibrary
+from t2l.library.trained_on import trained_on
+from t2l.methods.folder import MethodLibrary
 from t2l.tasks import TaskSuite
+from t2l.tasks.manifest import Manifest, Overlap, refuse
 
 log = logging.getLogger(__name__)
 OF_MANY = ("library_mean", "nearest", "arrow", "lorahub")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel, BaseModelConfig
-from t2l.checkpoint import CheckpointRecord, own_encoder
 from t2l.encoder import AnyEncoderConfig, CausalLMEncoderConfig, OwnEncoderConfig, TaskEncoder, config_from_json
-from t2l.evaluation.conditioning import DescriptionBank
+from t2l.evaluation.contenders.generated import DescriptionBank
+from t2l.hypernetwork.checkpoint import CheckpointRecord, own_encoder
 from t2l.tasks import Task
 
 log = logging.getLogger(__name__)

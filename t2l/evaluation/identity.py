@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.adapters import digest_of
-from t2l.checkpoint import CheckpointRecord
-from t2l.evaluation.recipes import recipe_of
+from t2l.evaluation.checkpoint_names import recipe_of
+from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.library import AdapterLibrary
-from t2l.methods.library import MethodLibrary
+from t2l.lora.source import digest_of
+from t2l.methods.folder import MethodLibrary
 
 RECIPE = ("data_sha256", "seed", "training", "tasks")
 """of an adapter's provenance: what was trained on, and how"""

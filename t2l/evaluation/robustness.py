@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from t2l.adapters import Scaled
 from t2l.evaluation.board import Board, Cell
-from t2l.evaluation.conditioning import Generated
-from t2l.evaluation.contenders import Entry, SplitView
+from t2l.evaluation.contenders.generated import Generated
+from t2l.evaluation.contenders.interface import Entry, SplitView
+from t2l.lora.source import Scaled
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """factors on the adapter's own scaling; at 0 the base is bare"""

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from t2l.base_model import BaseModel, label_logits
-from t2l.batches import batches_within, collate, collate_prompts
-from t2l.decoding import plain_decoding
-from t2l.evaluation.code_runner import check_allowed
-from t2l.evaluation.metrics import Metric, metric
-from t2l.injection import inject
-from t2l.lora import LoraSpec, LoraWeights
-from t2l.objectives import label_loss
-from t2l.tasks import Example, Shots, Task, TokenizedExample, cut_prompt, template_lengths, tokenize_prompts
+from t2l.base_model.decoding import plain_decoding
+from t2l.evaluation.metrics.code_runner import check_allowed
+from t2l.evaluation.metrics.metrics import Metric, metric
+from t2l.lora import LoraSpec, LoraWeights, inject
+from t2l.objectives.losses import label_loss
+from t2l.tasks import Example, Task, TokenizedExample, tokenize_prompts
+from t2l.tasks.batches import batches_within, collate, collate_prompts
+from t2l.tasks.prompting import Shots, cut_prompt, template_lengths
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from t2l.adapters import digest_of
 from t2l.files import FileProblemError, read_json, write_json, write_text
-from t2l.run import environment, environments
+from t2l.lora.source import digest_of
+from t2l.run.record import environment, environments
 
 log = logging.getLogger(__name__)
 EVALUATION_FILE = "evaluation.json"

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2l.adapters import ADAPTER_MEMORY, AdapterSource, as_source
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora.source import ADAPTER_MEMORY, AdapterSource, as_source
 
 
 class Hypernetwork(nn.Module):

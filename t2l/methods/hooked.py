@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel
+from t2l.base_model.targets import all_targets, layer_of, select_targets
 from t2l.files import read_tensors, write_tensors
 from t2l.methods.interface import (
     Attached,
@@ -28,7 +29,6 @@ from t2l.methods.interface import (
     fill_strictly,
     seeded,
 )
-from t2l.targets import all_targets, layer_of, select_targets
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel, BaseModelConfig
-from t2l.targets import select_targets
+from t2l.base_model.targets import select_targets
 
 
 @dataclass

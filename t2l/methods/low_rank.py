@@ -13,15 +13,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from t2l.base_model import BaseModelConfig, Quantization
-from t2l.methods.interface import (
-    Attached,
-    MethodConfig,
-    check_at_least,
-    check_positive,
-    check_targets,
-    linear_paths,
-)
+from t2l.base_model import BaseModelConfig, LoraConfig, Quantization
+from t2l.methods.interface import Attached, MethodConfig, check_at_least, check_positive, check_targets, linear_paths
 from t2l.methods.peft_backed import PeftMethod
 
 
@@ -312,3 +305,10 @@ class Vera(PeftMethod[VeraConfig]):
                 projection_prng_key=self.config.projection_seed,
                 save_projection=False,
             )
+
+
+def check_layers(lora: LoraConfig, chosen: Mapping[str, Any]) -> None:
+    """Raises ValueError where a low-rank method adapts other layers than lora.* says."""
+    for key, method in chosen.items():
+        if isinstance(method, LowRankConfig) and method.layers != lora.layers:
+            raise ValueError(f"{key}.layers is {method.layers}, lora.layers is {lora.layers}: set both to the same")

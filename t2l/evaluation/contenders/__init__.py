@@ -1,0 +1,1 @@
+"""What is scored on the board, one file per contender."""
