@@ -14,6 +14,7 @@ quickstart: install
 	$(BIN)/t2l quickstart
 
 # Two processes of one thread each: tests are small, and threads that share the cores with another process wait for it.
+# A quick look, without the tests over half a minute: .venv/bin/pytest -m "not slow"
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 

@@ -34,7 +34,7 @@ class World:
     def share(self, count: int, what: str) -> slice:
         """This process's equal share of `count` things.
 
-        Raises ValueError where they do not divide evenly.
+        Raises ValueError if they do not divide evenly.
         """
         if count % self.size:
             raise ValueError(f"{what}={count} does not divide among {self.size} processes: choose a multiple")

@@ -50,7 +50,7 @@ def atomic_folder(folder: Path, owns: Iterable[str] = ()) -> Iterator[Path]:
     Args:
         owns: patterns of names that are surely t2l's, in an existing folder from before that was recorded.
 
-    Raises FileProblemError, before the block, where the folder holds anything else; after it, where another process was
+    Raises FileProblemError, before the block, if the folder holds anything else; after it, where another process was
     faster.
     """
     if folder.is_symlink():
@@ -113,7 +113,7 @@ def move_into(source: Path, folder: Path, last: str) -> None:
     Args:
         last: name of the file that makes the folder count as whole.
 
-    Raises FileProblemError, before anything is moved, where that would overwrite what is not t2l's.
+    Raises FileProblemError, before anything is moved, if that would overwrite what is not t2l's.
     """
     files = sorted((p for p in source.iterdir() if p.name != OWN_RECORD), key=lambda p: (p.name == last, p.name))
     check_own(folder, [p.name for p in files])
@@ -139,7 +139,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON. Raises FileProblemError where the file is missing or not JSON."""
+    """Reads JSON. Raises FileProblemError if the file is missing or not JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

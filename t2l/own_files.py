@@ -49,13 +49,13 @@ def _known_by(size: int, data: bytes | None) -> str:
 
 
 def mark_of(path: Path) -> str:
-    """What a file is known by: size and sha256, or its size alone where it is large."""
+    """What a file is known by: size and sha256, or its size alone if it is large."""
     size = path.stat().st_size
     return _known_by(size, path.read_bytes() if size <= LARGE else None)
 
 
 def _recorded(folder: Path) -> dict[str, list[str]] | None:
-    """Marks by name, of which a file has one; None where the folder has no record that can be read."""
+    """Marks by name, of which a file has one; None if the folder has no record that can be read."""
     try:
         files = json.loads((folder / RECORD).read_text())["files"]
         return {str(name): [str(m) for m in marks] for name, marks in files.items()}
@@ -87,7 +87,7 @@ def _is_own(name: str, path: Path, recorded: dict[str, list[str]] | None, owns: 
 
 
 def foreign_file(folder: Path, owns: Iterable[str] = ()) -> str | None:
-    """Name of something in a folder that t2l did not write, or that was changed since; None where there is nothing.
+    """Name of something in a folder that t2l did not write, or that was changed since; None if there is nothing.
 
     Args:
         owns: patterns of names that are surely t2l's, in a folder without a record.
@@ -97,7 +97,7 @@ def foreign_file(folder: Path, owns: Iterable[str] = ()) -> str | None:
 
 
 def check_replaceable(folder: Path, owns: Iterable[str] = ()) -> None:
-    """Raises FileProblemError where a folder holds what t2l did not write, so that it cannot be replaced as a whole."""
+    """Raises FileProblemError if a folder holds what t2l did not write, so that it cannot be replaced as a whole."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -110,7 +110,7 @@ def check_replaceable(folder: Path, owns: Iterable[str] = ()) -> None:
 
 
 def check_own(folder: Path, names: Iterable[str], owns: Iterable[str] = ()) -> None:
-    """Raises FileProblemError where a folder has files of these names that t2l did not write, or that were changed since."""
+    """Raises FileProblemError if a folder has files of these names that t2l did not write, or that were changed since."""
     recorded = _recorded(folder)
     for name in names:
         path = folder / name
@@ -124,7 +124,7 @@ def check_own(folder: Path, names: Iterable[str], owns: Iterable[str] = ()) -> N
 def write_own(path: Path, data: str | bytes, owns: Iterable[str] = ()) -> None:
     """Writes a file that is whole or absent, and records it as t2l's.
 
-    Raises FileProblemError where a file of that name is not t2l's.
+    Raises FileProblemError if a file of that name is not t2l's.
     """
     folder, content = path.parent, data.encode() if isinstance(data, str) else data
     check_own(folder, [path.name], owns)

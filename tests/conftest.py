@@ -12,9 +12,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-install_import_hook(
-    ["t2l.lora", "t2l.injection", "t2l.objectives", "t2l.batches", "t2l.hypernetwork"], "beartype.beartype"
-)
+CHECKED = "lora.weights lora.injection objectives.losses tasks.batches hypernetwork.interface hypernetwork.residual \
+    hypernetwork.text_to_lora"
+install_import_hook([f"t2l.{module}" for module in CHECKED.split()], "beartype.beartype")
 
 import absl.logging  # noqa: E402
 import pytest  # noqa: E402
@@ -29,9 +29,9 @@ from transformers import (  # noqa: E402
 )
 
 from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model  # noqa: E402
-from t2l.evaluation.code_runner import code_execution  # noqa: E402
+from t2l.evaluation.metrics.code_runner import code_execution  # noqa: E402
 from t2l.lora import LoraSpec, LoraWeights  # noqa: E402
-from t2l.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
+from t2l.tasks.suites.word_list_tokenizer import build_tokenizer  # noqa: E402
 
 # absl comes with rouge-score; when Hydra sets logging up, its handler closes the stream it was made with.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
@@ -102,5 +102,12 @@ def mini_base() -> BaseModel:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library, a reconstruction and an SFT checkpoint, a report, and a generated adapter."""
     import small_run
+    from filelock import FileLock
 
-    return small_run.make(tmp_path_factory.mktemp("runs"))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return small_run.make(tmp_path_factory.mktemp("runs"))
+    folder = tmp_path_factory.getbasetemp().parent / "runs"  # of all the processes: the first makes it
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "one").is_dir():  # what is made last
+            small_run.make(folder)
+    return folder

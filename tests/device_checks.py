@@ -20,38 +20,45 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from t2l import hypernetwork as hypernetworks
 from t2l import methods
 from t2l.base_model import BaseModel, LoraConfig, freeze, hash_parameters, label_logits, lora_spec_from_config
-from t2l.batches import collate
-from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, resume, save_checkpoint
+from t2l.base_model.merge import sample_logits
 from t2l.cli import main
-from t2l.confidence import Calibration, distances, task_centres
 from t2l.encoder import BaseModelEncoderConfig, TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map, norms_by_layer
-from t2l.evaluation.composition import LoraHub, mean_of_products
-from t2l.evaluation.conditioning import DescriptionBank, generate_adapters
+from t2l.evaluation.contenders.composition import mean_of_products
+from t2l.evaluation.contenders.few_shot import FewShotConfig, train_few_shot
+from t2l.evaluation.contenders.generated import DescriptionBank, generate_adapters
+from t2l.evaluation.contenders.lorahub import LoraHub
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.few_shot import FewShotConfig, train_few_shot
 from t2l.files import read_json
-from t2l.generate import Generator, confidences
 from t2l.hypernetwork import Hypernetwork, ResidualConfig, TextToLoraConfig
-from t2l.injection import inject
-from t2l.library_training import LibraryTrainingConfig, bytes_per_task
-from t2l.lora import LoraSpec, LoraWeights
-from t2l.manifest import Manifest
-from t2l.merge import sample_logits
-from t2l.method_training import train_attached
-from t2l.objectives import frobenius_distance, inner_product, l1_distance, label_loss, product_norm, weight_penalty
-from t2l.slots import SlotConfig, SlotTrainer, TrainingJob
-from t2l.snapshots import Snapshots
-from t2l.suites import WordListConfig, build
-from t2l.tasks import Task, tokenize_examples
-from t2l.training import (
-    ReconstructionConfig,
-    ReconstructionObjective,
-    SftConfig,
-    SftObjective,
-    TrainerConfig,
-    make_optimizer,
+from t2l.hypernetwork.checkpoint import CheckpointRecord, TrainingData, find_checkpoint
+from t2l.hypernetwork.confidence import Calibration, distances, task_centres
+from t2l.hypernetwork.generator import Generator, confidences
+from t2l.library.slots import SlotConfig, SlotTrainer, TrainingJob
+from t2l.library.snapshots import Snapshots
+from t2l.library.training import LibraryTrainingConfig, bytes_per_task
+from t2l.lora import LoraSpec, LoraWeights, inject
+from t2l.methods.full import FullFineTuningConfig
+from t2l.methods.hooked import BitFitConfig, BottleneckAdapterConfig
+from t2l.methods.low_rank import AdaLoraConfig, DoraConfig, LoraMethodConfig, VeraConfig
+from t2l.methods.scaling_and_prompts import Ia3Config, PrefixTuningConfig, PromptTuningConfig
+from t2l.methods.training import train_attached
+from t2l.objectives import ReconstructionConfig, ReconstructionObjective, SftConfig, SftObjective, Steps
+from t2l.objectives.losses import (
+    frobenius_distance,
+    inner_product,
+    l1_distance,
+    label_loss,
+    product_norm,
+    weight_penalty,
 )
+from t2l.tasks import Task, tokenize_examples
+from t2l.tasks.batches import collate
+from t2l.tasks.manifest import Manifest
+from t2l.tasks.suites import WordListConfig, build
+from t2l.training.checkpoint import resume, save_checkpoint
+from t2l.training.loop import TrainerConfig
+from t2l.training.optimizer import make_optimizer
 
 MODEL = copy.deepcopy(CONFIGS["llama"][0])
 MODEL.num_hidden_layers = 2
@@ -171,7 +178,7 @@ def test_hypernetworks(name: str, gpu: torch.device) -> None:
         made.set_description_statistics(embeddings(), 0.5)  # as the encoder gives them, on the CPU
         made.set_description_statistics([e.to(device) for e in embeddings()], 0.5)
         described = torch.cat(embeddings()).to(device)
-        weights = made(described, 0.1 * torch.ones_like(described))
+        weights = made(1.1 * made.describe(described))
         weight_penalty(weights).backward()
         gradients = [p.grad for p in made.parameters() if p.grad is not None]
         return [weights, made.normalise(weights), gradients, generate_adapters(made, torch.cat(embeddings()))]
@@ -192,13 +199,13 @@ class Words:
 
 
 def test_generating_with_confidence(gpu: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record: Any = type("Record", (), {"trained_on": {"tasks": ["a", "b", "c"]}, "step": 1})()
+    record: Any = type("Record", (), {"trained_on": {"tasks": ["a", "b", "c"]}, "step": 1, "base_fingerprint": "f"})()
 
     def run(device: torch.device) -> Any:
         made = hypernetwork_on(device).eval()
         centres = task_centres(made, [e.to(device) for e in embeddings()])
         data = TrainingData(Manifest({}, {}), centres)
-        monkeypatch.setattr("t2l.generate.load_training_data", lambda _: data)
+        monkeypatch.setattr("t2l.hypernetwork.generator.load_training_data", lambda _: data)
         generator = Generator(made, Words(), record, tmp_path / "checkpoints/step-1")  # type: ignore[arg-type]
         apart, nearest = distances(made, centres, torch.cat(embeddings()))
         there, _ = distances(made, centres, torch.cat(embeddings()).to(device))
@@ -267,17 +274,17 @@ def test_sft(settings: dict[str, Any], base_on: Callable[..., BaseModel], tasks:
         base, made = base_on(device), hypernetwork_on(device)
         trainer = TrainerConfig(tasks_per_step=3, rows_per_task=2, **settings)
         rows = [tokenize_examples(base.tokenizer, t.examples["train"]) for t in tasks]
-        objective = SftObjective(SftConfig(label_smoothing=0.1), trainer, 0, base, rows, embeddings())
-        return _steps(objective, made.eval(), trainer)
+        objective = SftObjective(SftConfig(label_smoothing=0.1), trainer, base, rows)
+        return _steps(Steps(objective, embeddings(), trainer, 0), made.eval(), trainer)
 
     same(run, gpu, 1e-3 if "adapter_dtype" not in settings else 5e-2)
 
 
-def _steps(objective: Any, made: Hypernetwork, trainer: TrainerConfig) -> Any:
+def _steps(steps: Steps, made: Hypernetwork, trainer: TrainerConfig) -> Any:
     """Metrics and gradients of two steps of training."""
     optimizer, found = make_optimizer(trainer, made), []
     for step in range(2):
-        metrics = objective.backward(made, step)
+        metrics = steps.backward(made, step)
         norm = torch.nn.utils.clip_grad_norm_(made.parameters(), trainer.clip)
         found += [metrics, float(norm)]
         optimizer.step()
@@ -291,9 +298,9 @@ def test_reconstruction(distance: str, standardise: bool, gpu: torch.device) -> 
         made, trainer = hypernetwork_on(device).eval(), TrainerConfig(tasks_per_step=2, description_noise=0.1)
         config = ReconstructionConfig(distance=distance, standardise=standardise)
         library = random_adapters(spec_of(), 3).to(device)
-        objective = ReconstructionObjective(config, trainer, 0, library, embeddings())
-        objective.prepare(made)
-        return _steps(objective, made, trainer)
+        steps = Steps(ReconstructionObjective(config, library), embeddings(), trainer, 0)
+        steps.prepare(made)
+        return _steps(steps, made, trainer)
 
     same(run, gpu, 1e-3)
 
@@ -440,13 +447,13 @@ def test_the_base_as_encoder(base_on: Callable[..., BaseModel], gpu: torch.devic
 
 HOW = methods.OptimizationConfig(steps=2, rows_per_task=2, lr=0.01)
 METHODS = {
-    "lora": methods.LoraMethodConfig(HOW, rank=4),
-    "dora": methods.DoraConfig(HOW, rank=4),
-    "adalora": methods.AdaLoraConfig(HOW, initial_rank=6, target_rank=4), "vera": methods.VeraConfig(HOW, rank=8),
-    "ia3": methods.Ia3Config(HOW), "prefix_tuning": methods.PrefixTuningConfig(HOW, virtual_tokens=3),
-    "prompt_tuning": methods.PromptTuningConfig(HOW, virtual_tokens=3), "bitfit": methods.BitFitConfig(HOW),
-    "bottleneck_adapter": methods.BottleneckAdapterConfig(HOW, size=4),
-    "full_fine_tuning": methods.FullFineTuningConfig(HOW),
+    "lora": LoraMethodConfig(HOW, rank=4),
+    "dora": DoraConfig(HOW, rank=4),
+    "adalora": AdaLoraConfig(HOW, initial_rank=6, target_rank=4), "vera": VeraConfig(HOW, rank=8),
+    "ia3": Ia3Config(HOW), "prefix_tuning": PrefixTuningConfig(HOW, virtual_tokens=3),
+    "prompt_tuning": PromptTuningConfig(HOW, virtual_tokens=3), "bitfit": BitFitConfig(HOW),
+    "bottleneck_adapter": BottleneckAdapterConfig(HOW, size=4),
+    "full_fine_tuning": FullFineTuningConfig(HOW),
 }  # fmt: skip
 
 

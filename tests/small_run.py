@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from t2l.base_model import freeze, hash_parameters
 from t2l.cli import main
 
 SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
@@ -26,19 +31,44 @@ CONTROLS = ["shuffled", "shuffled_nearest", "random_text", "static"]
 DESCRIPTION = 'Keep only the animals, please; it\'s 100% "urgent" = now.'
 
 
+BASE_HASHES = "base_hashes.json"
+"""by verb, a pair for each base it loaded: the hash of its parameters when it was loaded, and when the verb had ended"""
+
+
 def make(root: Path) -> Path:
     """A library, a reconstruction and an SFT checkpoint, a report, and a generated adapter."""
     brief = [
         f"{part}.{key}" for part in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2", "cycles=1")
     ]
-    main(["train_library", *SMALL, *brief, "training.tasks_at_once=64", f"run_dir={root}/library"])
-    main(["train", *TRAIN, f"run_dir={root}/sft"])
-    main(["train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={root}/reconstruction"])
     board = ["tasks_per_split=3", "examples_per_task=2", "descriptions_per_task=2", "bootstrap_samples=20"]
-    main(
-        ["evaluate", *SMALL, *(f"evaluation.{b}" for b in board), f"library={root}/library",
-         f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board", "few_shot.steps=2", "keep_calibration=true",
-         f"contenders=[{','.join(CONTENDERS)}]"]
-    )  # fmt: skip
-    main(["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{root}/one"])
+    commands = {
+        "library": ["train_library", *SMALL, *brief, "training.tasks_at_once=64", f"run_dir={root}/library"],
+        "sft": ["train", *TRAIN, f"run_dir={root}/sft"],
+        "reconstruction": [
+            "train", *TRAIN, "objective=reconstruction", f"library={root}/library", f"run_dir={root}/reconstruction",
+        ],
+        "board": [
+            "evaluate", *SMALL, *(f"evaluation.{b}" for b in board), f"library={root}/library",
+            f"checkpoints=[{root}/sft,{root}/reconstruction]", f"run_dir={root}/board", "few_shot.steps=2",
+            "keep_calibration=true", f"contenders=[{','.join(CONTENDERS)}]",
+        ],
+        "one": ["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{root}/one"],
+    }  # fmt: skip
+    hashes = {name: _watched(command) for name, command in commands.items()}
+    (root / BASE_HASHES).write_text(json.dumps(hashes))
     return root
+
+
+def _watched(command: list[str]) -> list[tuple[str, str]]:
+    """Runs a command. Returns the hashes, before and after, of the bases that it loaded."""
+    loaded: list[tuple[str, Any]] = []
+
+    def freezing(model: Any) -> Any:
+        frozen = freeze(model)
+        loaded.append((hash_parameters(frozen), frozen))
+        return frozen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("t2l.base_model.loading.freeze", freezing)
+        main(command)
+    return [(before, hash_parameters(model)) for before, model in loaded]

@@ -8,11 +8,10 @@ import torch
 from conftest import CONFIGS, random_adapters, tiny_model
 from safetensors.torch import load_file, save_file
 
-from t2l.adapter_io import load_adapter, save_adapter
 from t2l.base_model import LoraConfig, lora_spec
 from t2l.files import FileProblemError
-from t2l.injection import inject
-from t2l.lora import LoraSpec, Scaling
+from t2l.lora import LoraSpec, Scaling, inject
+from t2l.lora.peft_folder import load_adapter, save_adapter
 
 IDS = torch.randint(3, 400, (2, 9), generator=torch.Generator().manual_seed(1))
 
@@ -130,7 +129,7 @@ def test_nothing_is_left_behind_by_a_failed_save(tmp_path: Path, monkeypatch: py
     def broken(*_args: object, **_kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("t2l.adapter_io.write_json", broken)
+    monkeypatch.setattr("t2l.lora.peft_folder.write_json", broken)
     with pytest.raises(OSError, match="disk full"):
         save_adapter(tmp_path / "adapter", llama_spec(), random_adapters(llama_spec(), 1), "base", {})
     assert list(tmp_path.iterdir()) == []

@@ -17,15 +17,15 @@ import pytest
 import torch
 from conftest import random_adapters
 
-from t2l.adapter_io import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
-from t2l.adapters import AdapterSource, Cached, Held, Joined, MadeInChunks, Scaled, bytes_per_adapter, stack
 from t2l.evaluation.adapter_map import gram_matrix, norms_by_layer
-from t2l.evaluation.composition import mean_of_products
+from t2l.evaluation.contenders.composition import mean_of_products
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
-from t2l.objectives import inner_product
+from t2l.lora.peft_folder import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
+from t2l.lora.source import AdapterSource, Cached, Held, Joined, MadeInChunks, Scaled, bytes_per_adapter, stack
+from t2l.objectives.losses import inner_product
 
 ADAPTERS, LIMIT = 1000, 2 * 2**30
 
@@ -50,13 +50,15 @@ sys.path.insert(0, {tests!r})
 from test_adapter_memory import *
 from test_adapter_memory import ADAPTERS, smollm2, FakeBase
 from dataclasses import replace
-from t2l import adapter_io
+from t2l.lora import peft_folder
 from t2l.evaluation import scoring
 from t2l.evaluation.board import Board, BoardConfig
-from t2l.evaluation.contenders import Oracle, SplitView
-from t2l.evaluation.conditioning import Generated, DescriptionBank
+from t2l.evaluation.contenders.generated import Generated, DescriptionBank
+from t2l.evaluation.contenders.interface import SplitView
+from t2l.evaluation.contenders.oracle import Oracle
 from t2l.tasks import Example, Task
-from t2l.training import ReconstructionObjective, ReconstructionConfig, TrainerConfig
+from t2l.objectives import ReconstructionConfig, ReconstructionObjective, Steps
+from t2l.training import TrainerConfig
 
 def peak():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -82,8 +84,8 @@ def answers(base, spec, weights, questions, prompts, limit):
 
 scoring._write = answers
 # Every adapter is read and checked, which takes memory once and time a thousand times: the one file is read once.
-read = adapter_io.read_tensors(library.path(names[0]) / adapter_io.WEIGHTS_FILE)
-adapter_io.read_tensors = lambda path: {{key: tensor.clone() for key, tensor in read.items()}}
+read = peft_folder.read_tensors(library.path(names[0]) / peft_folder.WEIGHTS_FILE)
+peft_folder.read_tensors = lambda path: {{key: tensor.clone() for key, tensor in read.items()}}
 library.content_digest = lambda task: task
 config = BoardConfig(tasks_per_split=ADAPTERS, examples_per_task=1, descriptions_per_task=1, bootstrap_samples=2)
 matched = Generated("g", "matched", hypernetwork, Encoder(), DescriptionBank({{}}, torch.zeros(0, 16)), 0)
@@ -103,10 +105,10 @@ WORK = {
     "reconstruction": """
 embeddings = [torch.randn(2, 16) for _ in names]
 trainer = TrainerConfig(tasks_per_step=48)
-objective = ReconstructionObjective(ReconstructionConfig(), trainer, 0, library.source(names), embeddings)
-objective.prepare(hypernetwork)
+steps = Steps(ReconstructionObjective(ReconstructionConfig(), library.source(names)), embeddings, trainer, 0)
+steps.prepare(hypernetwork)
 for step in range(3):
-    objective.backward(hypernetwork, step)
+    steps.backward(hypernetwork, step)
 """,
     "map": """
 from t2l.evaluation.adapter_map import adapter_map
@@ -169,9 +171,11 @@ def grown(big_library: Path) -> dict[str, int]:
     return json.loads("{" + ",".join(line for line in done.stdout.splitlines() if line.startswith('"')) + "}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK)
 def test_a_thousand_adapters_take_less_than_two_gibibytes(work: str, grown: dict[str, int]) -> None:
-    assert grown[work] < LIMIT
+    """And less than all of them at once, which would be 1.7 of the two."""
+    assert grown[work] < min(LIMIT, ADAPTERS * bytes_per_adapter(smollm2()))
 
 
 class Watched(AdapterSource):

@@ -1,102 +1,108 @@
-"""The order of rooms: imports go one way, and no room reaches up."""
+"""The order of packages: imports go one way, and nothing reaches up."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "t2l"
-LEVELS = [
-    {
-        "adapters",
-        "console",
-        "continuation",
-        "distributed",
-        "files",
-        "lora",
-        "model_files",
-        "out_of_memory",
-        "overrides",
-        "own_files",
-        "progress",
-        "random_state",
-        "run_folder",
-        "seeding",
-        "selection",
-        "targets",
-        "tasks",
-    },
-    {"base_tokenizer", "decoding"},
-    {
-        "adapter_io",
-        "adapter_card",
-        "serving",
-        "base_model",
-        "injection",
-        "hypernetwork",
-        "objectives",
-        "encoder",
-        "suites",
-        "run",
-    },
-    {"library", "batches", "methods", "pretrain_base", "manifest", "confidence", "soundness"},
-    {"slots", "checkpoint", "memory", "library_data"},
-    {"conditions", "kept_calibration", "snapshots"},
-    {"library_training", "method_training", "origin", "trainer_config"},
-    {"training", "generate", "evaluation", "describe"},
-    {"few_shot", "validation"},
-    {"config", "sweep"},
-    {"settings"},
-    {"library_report"},
-    {"train_run"},
-    {"verbs", "evaluate", "compare_reports", "plan", "merge"},
-    {"evaluate_harness"},
-    {"quickstart", "compare_methods"},
-    {"command"},
-    {"cli"},
-    {"__main__"},
-]
-LEVEL_OF = {room: i for i, level in enumerate(LEVELS) for room in level}
+ORDER = (
+    "checks", "registry", "seeding", "distributed", "own_files", "files", "run", "lora", "tasks", "base_model", "encoder", "hypernetwork", "objectives",
+    "training", "library", "methods", "evaluation", "describe", "verbs", "config", "cli", "__main__",
+)  # fmt: skip
+"""what stands in `t2l/`, by need: nothing imports what comes after it"""
+FILES = sorted(PACKAGE.rglob("*.py"))
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 
-def _room(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def _name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imports(path: Path) -> set[str]:
+MODULES = {_name(path): path for path in FILES}
+
+
+def _imports(nodes: Iterable[ast.AST]) -> set[str]:
+    """The modules of t2l that import statements name."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names: list[str] = []
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "t2l":
-            names = [node.module] if "." in node.module else [f"t2l.{a.name}" for a in node.names]
+            names = {f"{node.module}.{a.name}" for a in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
-            names = [a.name for a in node.names if a.name.startswith("t2l.")]
-        found |= {n.split(".")[1] for n in names}
-    return found
+            found |= {a.name for a in node.names if a.name.startswith("t2l.")}
+    return found - {"t2l"}
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+def _ids(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_never_go_up(path: Path) -> None:
-    room = _room(path)
-    assert room in LEVEL_OF, f"{room} has no level: say where it stands"
-    for other in _imports(path) - {room, "__version__"}:
-        assert LEVEL_OF[other] <= LEVEL_OF[room], f"{room} imports {other}, which stands above it"
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent != PACKAGE or p.name != "__init__.py"], ids=_ids)
+def test_imports_go_one_way(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    assert own in ORDER, f"{own} has no place in the order: say where it stands"
+    for module in _imports(ast.walk(ast.parse(path.read_text()))):
+        other = module.split(".")[1]
+        assert ORDER.index(other) <= ORDER.index(own), f"{own} imports {module}, which comes after it"
+
+
+def test_the_order_lists_what_is_there() -> None:
+    there = {p.stem for p in PACKAGE.iterdir() if (p / "__init__.py").is_file() or p.suffix == ".py"} - {"__init__"}
+    assert there == set(ORDER)
+
+
+@pytest.mark.parametrize("package", ["evaluation/metrics", "objectives", "hypernetwork", "encoder", "base_model"])
+def test_metrics_objectives_and_models_know_nothing_of_training_and_evaluation(package: str) -> None:
+    paths = list((PACKAGE / package).rglob("*.py"))
+    assert paths
+    for path in paths:
+        others = {
+            m for m in _imports(ast.walk(ast.parse(path.read_text()))) if m.split(".")[1] in ("training", "evaluation")
+        }
+        assert all(m.startswith(f"t2l.{package.replace('/', '.')}") for m in others), (path, others)
 
 
 def test_evaluation_never_imports_training() -> None:
-    for path in (PACKAGE / "evaluation").glob("*.py"):
-        assert not _imports(path) & {"training", "library_training", "method_training", "slots"}
+    paths = list((PACKAGE / "evaluation").rglob("*.py"))
+    assert paths
+    for path in paths:
+        assert not {m for m in _imports(ast.walk(ast.parse(path.read_text()))) if m.split(".")[1] == "training"}, path
 
 
-def test_only_adapter_io_spells_pefts_key_names() -> None:
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph = {name: _imports(ast.parse(path.read_text()).body) for name, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above[above.index(name) :], name))
+        if name in done:
+            return
+        for other in sorted(graph.get(name, set()) - {name}):
+            visit(other, (*above, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=_ids)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
+
+
+def test_only_peft_folder_spells_pefts_key_names() -> None:
     for path in FILES:
         # AdaLoRA's penalty reads the factors from PEFT's layers.
-        if path.name not in ("adapter_io.py", "low_rank.py"):
+        if path.name not in ("peft_folder.py", "low_rank.py"):
             assert "lora_A" not in path.read_text()
 
 

@@ -17,8 +17,8 @@ from t2l.base_model import (
     lora_spec,
     verify_frozen,
 )
-from t2l.injection import inject
-from t2l.model_files import file_fingerprint, mini_base_model_path
+from t2l.base_model.files import file_fingerprint, mini_base_model_path
+from t2l.lora import inject
 from t2l.tasks import render_prompts
 
 

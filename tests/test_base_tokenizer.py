@@ -15,9 +15,9 @@ import transformers.utils.chat_template_utils as chat_template_utils
 from test_cli import refused
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
-from t2l.base_tokenizer import freeze_date
+from t2l.base_model.files import mini_base_model_path
+from t2l.base_model.tokenizer import freeze_date
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.model_files import mini_base_model_path
 from t2l.tasks import Example, render_prompts, tokenize_examples, tokenize_prompts
 
 PRINTS = "{{ bos_token }}Today is {{ strftime_now('%d %B %Y, 100%%, %H:%M') }}.{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -195,15 +195,15 @@ def broken(tmp_path: Path, edit: Callable[[Path], None]) -> Path:
     return folder
 
 
-def answers(base: BaseModel) -> list[tuple[str, int]]:
+def answers(base: BaseModel, at_once: int = 3) -> list[tuple[str, int]]:
     asked = [Question("t", t, t, "dog") for t in ("dog cat lion", "cow", "hammer seven dog 7 cat cow")]
     asked += [replace(q, metric="multiple_choice", choices=("dog", "dog cat", "seven")) for q in asked]
-    return [(a.answer, a.answer_tokens) for a in greedy_answers(base, asked, None, None, 6, 3)]
+    return [(a.answer, a.answer_tokens) for a in greedy_answers(base, asked, None, None, 6, at_once)]
 
 
 @pytest.mark.parametrize("kind", [*SAFE, *CHANGES_PROMPTS])
 def test_odd_tokenizers_are_made_safe(kind: str, tmp_path: Path, mini_base: BaseModel) -> None:
-    """They answer, in padded batches, what the base answers with its own tokenizer."""
+    """They answer, in padded batches, what the base answers with its own tokenizer, or to other prompts one at a time."""
     base = load_base_model(BaseModelConfig(str(broken(tmp_path, {**SAFE, **CHANGES_PROMPTS}[kind])), device="cpu"))
     rows = base.model.get_input_embeddings().weight.shape[0]
     assert 0 <= base.tokenizer.pad_token_id < rows
@@ -215,7 +215,7 @@ def test_odd_tokenizers_are_made_safe(kind: str, tmp_path: Path, mini_base: Base
         assert answers(base) == answers(mini_base)
     else:
         assert row[0].prompt_ids == own[0].prompt_ids[1:]  # without the beginning-of-sequence token
-        assert len(answers(base)) == 6
+        assert answers(base) == answers(base, at_once=1)
 
 
 def test_a_text_with_a_token_that_has_no_embedding_is_one_line(tmp_path: Path) -> None:

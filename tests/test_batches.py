@@ -5,17 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from t2l.batches import RowCycle, batches_within, cheapest_passes, collate, collate_prompts, draw_tasks
-from t2l.suites.word_list_tokenizer import build_tokenizer
-from t2l.tasks import (
-    IGNORE_INDEX,
-    Example,
-    TokenizedExample,
-    cut_prompt,
-    header_length,
-    tokenize_examples,
-    tokenize_prompts,
-)
+from t2l.tasks import IGNORE_INDEX, Example, TokenizedExample, tokenize_examples, tokenize_prompts
+from t2l.tasks.batches import RowCycle, batches_within, cheapest_passes, collate, collate_prompts, draw_tasks
+from t2l.tasks.prompting import cut_prompt, header_length
+from t2l.tasks.suites.word_list_tokenizer import build_tokenizer
 
 CPU = torch.device("cpu")
 

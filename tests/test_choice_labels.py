@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from t2l.evaluation.choice_labels import choice_label, label_kind, named_label
+from t2l.evaluation.metrics.choice_label import label_kind, named_label
+from t2l.evaluation.metrics.interface import metric
 
 NAMED = {
     "letter": {
@@ -31,17 +32,17 @@ def test_an_answer_names_a_label_alone_or_in_a_sentence(kind: str) -> None:
 
 
 def test_score_is_one_for_the_references_own_label() -> None:
-    assert choice_label("The answer is B.", "B") == 1
-    assert choice_label("The answer is B.", "C") == 0
-    assert choice_label("Yes.", "true") == choice_label("True", "yes") == 1
-    assert choice_label("no", "true") == 0
-    assert choice_label("2", " 2 ") == 1
+    assert metric("choice_label").score("The answer is B.", "B") == 1
+    assert metric("choice_label").score("The answer is B.", "C") == 0
+    assert metric("choice_label").score("Yes.", "true") == metric("choice_label").score("True", "yes") == 1
+    assert metric("choice_label").score("no", "true") == 0
+    assert metric("choice_label").score("2", " 2 ") == 1
 
 
 @pytest.mark.parametrize("reference", ["dry palms", "", "12", "Z", "maybe"])
 def test_a_reference_must_be_a_label(reference: str) -> None:
     with pytest.raises(ValueError, match="needs a number \\(one digit\\), a letter from A to H"):
-        choice_label("B", reference)
+        metric("choice_label").score("B", reference)
 
 
 def test_kinds() -> None:

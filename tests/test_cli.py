@@ -34,7 +34,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "trainer.steps=0"], "trainer.steps must be at least 1, not 0"),
         (["train", "hypernetwork=xl"], "Could not find 'hypernetwork/xl'"),
         (["train", "objective=reconstruction"], "needs library=DIR"),
-        (["train", "-m", "seed=1,2", "trainer.lr=0.1,-1"], "lr and clip must be positive"),
+        (["train", "-m", "seed=1,2", "trainer.lr=0.1,-1"], "trainer.lr must be positive, not -1"),
         (["train", "base_model.quantization=3bit"], "base_model.quantization"),
         (["train", "base_model.path=./nowhere", "encoder.cache="], "no such folder"),
         (["train", "encoder.path=./nowhere"], "encoder.path=./nowhere: no such folder"),

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from t2l.evaluation.code_answers import program
-from t2l.evaluation.code_runner import passes
-from t2l.suites.rows import mark_prompt, split_prompt
+from t2l.evaluation.metrics.code_runner import passes
+from t2l.evaluation.metrics.pass_at_1 import program
+from t2l.tasks.suites.rows import mark_prompt, split_prompt
 
 HEAD = 'from typing import List\n\ndef half(x):\n    return x / 2\n\ndef mean(xs: List[int]):\n    """The mean."""\n'
 TESTS = mark_prompt(HEAD, "assert mean([1, 3]) == 2\nassert half(4) == 2")

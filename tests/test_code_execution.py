@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -13,13 +12,16 @@ import yaml
 from test_cli import refused
 from test_config import composed
 
-from t2l.config import CompareMethodsConfig, EvaluateConfig, QuickstartConfig
-from t2l.evaluation import code_runner, metrics
-from t2l.evaluation.code_runner import CodeExecutionError, as_configured, code_execution, passes
-from t2l.evaluation.harness import Harness, HarnessConfig
-from t2l.evaluation.metrics import metric
+from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.harness.lm_eval import Harness, HarnessConfig
+from t2l.evaluation.metrics import code_runner, interface
+from t2l.evaluation.metrics.code_runner import CodeExecutionError, as_configured, code_execution, passes
+from t2l.evaluation.metrics.interface import metric
+from t2l.evaluation.metrics.pass_at_1 import PassAt1
 from t2l.evaluation.scoring import Question, check_scorable
 from t2l.tasks import Example, Task
+from t2l.verbs.compare_methods import CompareMethodsConfig
+from t2l.verbs.quickstart import QuickstartConfig
 
 TASK = Task("code", {"train": ("Do.",)}, {"test": (Example("f", "x", tests="assert f(1) == 1"),)}, "pass@1")
 
@@ -32,7 +34,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(metrics, "_checked", set())
+    monkeypatch.setattr(interface, "_checked", set())
 
 
 def suite_with_code(folder: Path) -> Path:
@@ -59,13 +61,12 @@ def test_without_leave_neither_probes_nor_answers_run() -> None:
     ):
         with pytest.raises(CodeExecutionError, match="allow it with allow_code_execution=true, in a sandbox"):
             run()
-    assert "pass_at_1" not in metrics._checked
+    assert "pass_at_1" not in interface._checked
 
 
 def test_with_leave_the_probes_run_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_checked", set())
-    swapped = dataclasses.replace(metrics.METRICS["pass_at_1"], score=lambda answer, reference: 1.0)
-    monkeypatch.setitem(metrics.METRICS, "pass_at_1", swapped)
+    monkeypatch.setattr(interface, "_checked", set())
+    monkeypatch.setattr(PassAt1, "score", lambda self, answer, reference: 1.0)
     with code_execution(True), pytest.raises(ValueError, match="are its arguments swapped"):
         check_scorable(TASK)
 
@@ -97,8 +98,8 @@ def test_a_suite_with_code_is_refused_before_a_model_loads(
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_suite_with_code_can_be_read_and_its_other_tasks_scored(tmp_path: Path) -> None:
-    from t2l import suites
-    from t2l.suites import FolderSuiteConfig
+    from t2l.tasks import suites
+    from t2l.tasks.suites import FolderSuiteConfig
 
     suite = suites.build(FolderSuiteConfig(path=str(suite_with_code(tmp_path / "suite")), held_fraction=0.0))
     assert suite.tasks["code"].metric == "pass_at_1"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from t2l.cli import main
-from t2l.compare_reports import Comparison, compare_reports, comparison_lines
+from t2l.verbs.compare import Comparison, compare_reports, comparison_lines
 
 GOOD, BAD = (1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)
 

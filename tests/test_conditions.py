@@ -15,10 +15,10 @@ import torch
 from test_cli import refused
 from test_config import composed
 
-from t2l.adapter_card import adapter_card, merged_card
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, Quantization, lora_spec
-from t2l.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record, save_checkpoint
-from t2l.conditions import (
+from t2l.encoder import EncoderConfig, OwnEncoderConfig, TaskEncoder
+from t2l.evaluation.board import BoardConfig
+from t2l.evaluation.conditions import (
     ScoredPromptConfig,
     Trained,
     conditions_for,
@@ -27,20 +27,23 @@ from t2l.conditions import (
     conditions_to_record,
     trained_in,
 )
-from t2l.confidence import Calibration, task_centres
-from t2l.config import EvaluateConfig
-from t2l.encoder import EncoderConfig, OwnEncoderConfig, TaskEncoder
-from t2l.evaluate import Evaluation, evaluate
-from t2l.evaluation.board import BoardConfig
+from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.context import Context
+from t2l.evaluation.scope import Scope
 from t2l.files import read_json, write_json
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
-from t2l.kept_calibration import CONFIDENCE_FILE, keep_calibration, kept_calibration
+from t2l.hypernetwork.checkpoint import CheckpointRecord, TrainingData, find_checkpoint, load_record
+from t2l.hypernetwork.confidence import Calibration, task_centres
+from t2l.hypernetwork.kept_calibration import CONFIDENCE_FILE, keep_calibration, kept_calibration
 from t2l.library import LIBRARY_RECORD, LibraryFolder
-from t2l.manifest import Manifest
+from t2l.lora.card import adapter_card, merged_card
 from t2l.own_files import RECORD
-from t2l.suites import FolderSuiteConfig, build
 from t2l.tasks import TaskSuite
+from t2l.tasks.manifest import Manifest
+from t2l.tasks.suites import FolderSuiteConfig, build
+from t2l.training.checkpoint import save_checkpoint
+from t2l.verbs.evaluate import evaluate
 
 HELD = [f"held{i}" for i in range(6)]
 BOARD = BoardConfig(
@@ -127,6 +130,10 @@ def write_checkpoint(
     )
 
 
+def loaded(config: EvaluateConfig) -> Context:
+    return Context.load(Scope.of(config))
+
+
 def trained(what: str = "checkpoint runs/a", **values: Any) -> Trained:
     return Trained(what, {**AS_TRAINED, **values})
 
@@ -137,24 +144,22 @@ def test_the_base_is_loaded_and_prompted_as_in_training(
     """Whatever the configuration's defaults say: dtype, template values and definition of the checkpoint."""
     values = {**AS_TRAINED, "dtype": "bfloat16", "template_values": {"thinking": False}, "definition": "shown"}
     write(tmp_path / "run", values)
-    parts = Evaluation(asked(checkpoints=[str(tmp_path / "run")]))
-    assert parts.base.model.dtype is torch.bfloat16
-    assert parts.base.tokenizer.chat_template.startswith("{%- set thinking = false -%}")
-    assert all(view.shows_description for view in parts.views)
-    assert parts.conditions.taken == (
+    context = loaded(asked(checkpoints=[str(tmp_path / "run")]))
+    assert context.base.model.dtype is torch.bfloat16
+    assert context.base.tokenizer.chat_template.startswith("{%- set thinking = false -%}")
+    assert all(view.shows_description for view in context.scope.views)
+    assert context.scope.conditions.taken == (
         'base_model.template_values={"thinking": false} as trained, not {} as configured',
         "base_model.dtype=bfloat16 as trained, not float32 as configured",
     )
-    given = Evaluation(
-        asked(checkpoints=[str(tmp_path / "run")], conditions="given", prompt=ScoredPromptConfig("hidden"))
-    )
+    given = loaded(asked(checkpoints=[str(tmp_path / "run")], conditions="given", prompt=ScoredPromptConfig("hidden")))
     assert given.base.model.dtype is torch.float32
-    assert not any(view.shows_description for view in given.views)
-    assert len(given.conditions.deviations) == 3
+    assert not any(view.shows_description for view in given.scope.views)
+    assert len(given.scope.conditions.deviations) == 3
 
 
 def test_a_value_set_aside_is_said_loudly_unless_it_is_a_default(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "t2l.conditions")
+    caplog.set_level(logging.INFO, "t2l.evaluation.conditions")
     conditions_for("trained", BaseModelConfig(), None, [trained(dtype="bfloat16")])
     conditions_for("trained", BaseModelConfig(dtype="bfloat16"), None, [trained()])
     assert [(r.levelname, r.message) for r in caplog.records] == [
@@ -231,25 +236,27 @@ def test_each_checkpoint_is_scored_with_its_own_encoder(
     runs = [tmp_path / "one", tmp_path / "two", tmp_path / "three"]
     for run, layers in zip(runs, ((0,), (0, 2), (0,)), strict=True):
         write(run, AS_TRAINED, layers)
-    parts = Evaluation(asked(checkpoints=[str(r) for r in runs]))
-    first, second, third = (c.encoder for c in parts.checkpoints)
+    context = loaded(asked(checkpoints=[str(r) for r in runs]))
+    first, second, third = (c.encoder for c in context.checkpoints)
     assert first is third
-    assert [c.encoder.identity for c in parts.checkpoints] == [
+    assert [c.encoder.identity for c in context.checkpoints] == [
         load_record(find_checkpoint(r)).encoder_identity for r in runs
     ]
-    static = [c.generated[-1].enter(parts.views[0]) for c in parts.checkpoints]  # from its own bank of descriptions
+    static = [
+        c.generated[-1].enter(context.scope.views[0]) for c in context.checkpoints
+    ]  # from its own bank of descriptions
     assert [e.adapters is not None for e in static] == [True] * 3
-    assert parts.encoders.bank(first).centres.shape[1] != parts.encoders.bank(second).centres.shape[1]
+    assert context.encoders.bank(first).centres.shape[1] != context.encoders.bank(second).centres.shape[1]
     assert composed("evaluate", "contenders=[base]").encoder == OwnEncoderConfig()
     with pytest.raises(ValueError, match="was trained with another sentence encoder"):
-        Evaluation(asked(checkpoints=[str(r) for r in runs], encoder=EncoderConfig(layers=[2], cache="")))
+        loaded(asked(checkpoints=[str(r) for r in runs], encoder=EncoderConfig(layers=[2], cache="")))
 
 
 def test_without_a_checkpoint_descriptions_are_compared_by_the_default_encoder(
     asked: Callable[..., EvaluateConfig],
 ) -> None:
-    parts = Evaluation(asked(contenders=["base"]))
-    assert parts.encoder.to_json()["layers"] == composed("train").encoder.layers
+    context = loaded(asked(contenders=["base"]))
+    assert context.encoder.to_json()["layers"] == composed("train").encoder.layers
 
 
 def test_calibration_is_kept_when_asked_with_the_checkpoint(
@@ -260,8 +267,8 @@ def test_calibration_is_kept_when_asked_with_the_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And a smaller one never replaces a larger one; nothing else in or above the checkpoint changes."""
-    monkeypatch.setattr("t2l.evaluate.write_report", lambda *_, **__: {})  # its figures are no part of this
-    caplog.set_level(logging.INFO, "t2l.evaluate")
+    monkeypatch.setattr("t2l.verbs.evaluate.write_report", lambda *_, **__: {})  # its figures are no part of this
+    caplog.set_level(logging.INFO, "t2l.evaluation.calibration")
     write(tmp_path / "run", AS_TRAINED)
     shutil.copytree(tmp_path / "run/checkpoints/step-000003", tmp_path / "elsewhere/deep/copy")
     before = files(tmp_path)
@@ -336,11 +343,11 @@ def test_cards_say_under_which_conditions_to_ask(mini_base: BaseModel) -> None:
         "base_model": "owner/name", "base_fingerprint": "f", "adapter_folder": "a", "rank": 2, "alpha": 4.0,
         "use_rslora": False, "dtype": "float32", "was_quantised": False, "adapter": adapter,
     }  # fmt: skip
-    for card in (adapter_card(spec, adapter, Path("out"), []), merged_card(merged, Path("out"))):
+    for card in (adapter_card(spec, adapter, Path("out")), merged_card(merged, Path("out"))):
         assert "`enable_thinking=false`: give it the same" in card
         assert "float32, quantised (nf4)" in card
         assert "put it there, on a line of its own" in card
-    assert "not recorded" in adapter_card(spec, {**adapter, "conditions": None}, Path("out"), [])
+    assert "not recorded" in adapter_card(spec, {**adapter, "conditions": None}, Path("out"))
 
 
 def test_conditions_are_plain_json() -> None:

@@ -5,13 +5,13 @@ import torch
 from conftest import random_adapters
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
-from t2l.confidence import Calibration, auroc, calibration_error, distances, reliability, task_centres
 from t2l.encoder import EncoderConfig, TaskEncoder
 from t2l.evaluation.adapter_map import adapter_map, gram_matrix
-from t2l.evaluation.foreign import FOREIGN_SENTENCES
+from t2l.evaluation.unrelated_sentences import FOREIGN_SENTENCES
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
-from t2l.suites import WordListConfig, build
+from t2l.hypernetwork.confidence import Calibration, auroc, calibration_error, distances, reliability, task_centres
+from t2l.tasks.suites import WordListConfig, build
 
 
 def test_calibration_never_predicts_better_from_further_away() -> None:

@@ -21,12 +21,13 @@ OTHER_VERBS = {"methods_table": "compare_methods", "sni_tinystories": "quickstar
 """Experiments of other verbs than train."""
 NEEDED = {
     "evaluate": ["library=DIR", "checkpoints=[DIR]"],
-    "describe": ["out=DIR", "describer.url=http://localhost/v1", "describer.model=MODEL"],
-    "local_model": ["out=DIR"],
+    "describe": ["run_dir=DIR", "describer.url=http://localhost/v1", "describer.model=MODEL"],
+    "local_model": ["run_dir=DIR"],
     "objective": ["library=DIR"],
     "harness": ["tasks=[arc_easy]"],
     "suite": ["suite.path=DIR"],
     "sni_tinystories": ["suite.path=DIR"],
+    "sni_validation": ["suite.path=DIR"],
 }
 
 
@@ -56,7 +57,7 @@ def test_every_experiment_composes(name: str) -> None:
     if name in OTHER_VERBS:
         composed(OTHER_VERBS[name], f"experiment={name}", *NEEDED.get(name, []))
     else:
-        composed("train", f"experiment={name}", "library=DIR")
+        composed("train", f"experiment={name}", "library=DIR", *NEEDED.get(name, []))
 
 
 @pytest.mark.parametrize("name", [p.stem for p in (CONF / "hydra/launcher").glob("*.yaml")])

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from t2l.cli import HELP, main
-from t2l.compare_reports import comparison_lines
-from t2l.console import WIDTH, print_table, print_wrapped
-from t2l.evaluation.harness_report import Row, print_harness
+from t2l.cli.main import HELP, main
+from t2l.evaluation.harness.report import Row, print_harness
+from t2l.evaluation.report.summary import summary_lines
 from t2l.evaluation.statistics import Estimate
-from t2l.evaluation.summary import summary_lines
-from t2l.library_report import AdapterEntry
+from t2l.run.console import WIDTH, print_table, print_wrapped
+from t2l.verbs.compare import comparison_lines
+from t2l.verbs.library import AdapterEntry
 
 SPLITS = [
     "train", "unseen_phrasing", "unseen_combination", "unseen_combination_and_phrasing", "unseen_composition", "unseen_category",

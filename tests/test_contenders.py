@@ -12,20 +12,23 @@ from conftest import random_adapters
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
 from t2l.encoder import EncoderConfig, TaskEncoder
 from t2l.evaluation.board import Board, BoardConfig, SameInputsError, paired_difference, view_split
-from t2l.evaluation.composition import ArrowRouting, LibraryMean, LoraHub, NearestAdapter, mean_of_products
-from t2l.evaluation.conditioning import CONDITIONS, DescriptionBank, Generated
-from t2l.evaluation.contenders import Base, Entry, Prompted, SplitView, training_examples
+from t2l.evaluation.contenders.base import Base, Prompted
+from t2l.evaluation.contenders.composition import ArrowRouting, LibraryMean, NearestAdapter, mean_of_products
+from t2l.evaluation.contenders.few_shot import FewShot, FewShotConfig, Refined
+from t2l.evaluation.contenders.generated import CONDITIONS, DescriptionBank, Generated
+from t2l.evaluation.contenders.in_context import InContext, PromptedInContext
+from t2l.evaluation.contenders.interface import Entry, SplitView, training_examples
+from t2l.evaluation.contenders.lorahub import LoraHub
 from t2l.evaluation.costs import multiplied_weights
-from t2l.evaluation.in_context import InContext
 from t2l.evaluation.robustness import STYLES, rewrite
 from t2l.evaluation.scoring import questions_for
-from t2l.few_shot import FewShot, FewShotConfig, Refined
 from t2l.hypernetwork import Hypernetwork, ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.suites import WordListConfig, build
-from t2l.tasks import TaskSuite
+from t2l.objectives.soundness import Trained, measure_losses
+from t2l.tasks import TaskSuite, tokenize_examples
+from t2l.tasks.suites import WordListConfig, build
 
 CONFIG = BoardConfig(
     tasks_per_split=3, examples_per_task=3, descriptions_per_task=2, max_new_tokens=4, bootstrap_samples=100
@@ -90,7 +93,7 @@ def generated(
 
 
 def in_context(base: BaseModel, with_description: bool) -> InContext:
-    return InContext(base, 2, with_description, CONFIG, 3)
+    return (PromptedInContext if with_description else InContext)(base, 2, CONFIG, 3)
 
 
 def test_every_contender_feeds_the_base_something_else(
@@ -139,7 +142,7 @@ class DroppedShots(InContext):
 
 def test_in_context_learning_without_its_shots_is_caught(tiny_base: BaseModel, spec: LoraSpec, view: SplitView) -> None:
     with pytest.raises(SameInputsError, match="contenders base and icl feed the base model the same text"):
-        Board(tiny_base, spec, CONFIG, 0).score([Base(), DroppedShots(tiny_base, 2, False, CONFIG, 3)], [view])
+        Board(tiny_base, spec, CONFIG, 0).score([Base(), DroppedShots(tiny_base, 2, CONFIG, 3)], [view])
 
 
 def test_a_generator_that_ignores_its_text_is_not_distinguishable_from_a_static_one(
@@ -196,6 +199,12 @@ def test_few_shot_training_learns_its_examples_and_refinement_starts_from_the_ge
 ) -> None:
     matched = generated(spec, encoder, bank)[0]
     start = matched.entry_for(view, [[ds[0]] for ds in view.descriptions]).adapters
+    learnt = FewShot(tiny_base, spec, FewShotConfig(examples=2, steps=20), 0).enter(view).adapters
+    assert learnt is not None
+    for i, task in enumerate(view.tasks):
+        rows = tokenize_examples(tiny_base.tokenizer, training_examples(task, 2))
+        (losses,) = measure_losses(tiny_base, spec, [Trained(learnt.take([i]), rows)], 2)
+        assert losses.loss_after < losses.loss_before - 0.1
     still = Refined(matched, tiny_base, FewShotConfig(examples=2, steps=1, refine_lr=1e-9), 0).enter(view).adapters
     moved = Refined(matched, tiny_base, FewShotConfig(examples=2, steps=3), 0).enter(view).adapters
     assert start is not None

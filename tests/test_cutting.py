@@ -12,18 +12,21 @@ from conftest import CONFIGS, SIZES
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from t2l.base_model import BaseModel, LoraConfig, freeze, lora_spec
-from t2l.evaluation.composition import LoraHub
-from t2l.evaluation.contenders import SplitView
+from t2l.evaluation.contenders.few_shot import FewShotConfig, train_few_shot
+from t2l.evaluation.contenders.interface import SplitView
+from t2l.evaluation.contenders.lorahub import LoraHub
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.few_shot import FewShotConfig, train_few_shot
 from t2l.library import AdapterLibrary
-from t2l.library_training import LibraryTrainingConfig, train_library
-from t2l.lora import concatenate
-from t2l.method_training import train_method_library
-from t2l.methods import BitFitConfig, OptimizationConfig, PromptTuningConfig, build
-from t2l.methods.library import MethodLibrary
-from t2l.slots import initial_adapter
-from t2l.tasks import CutCount, Example, Task, template_lengths, tokenize_examples, tokenize_prompts
+from t2l.library.slots import initial_adapter
+from t2l.library.training import LibraryTrainingConfig, train_library
+from t2l.lora.weights import concatenate
+from t2l.methods import OptimizationConfig, build
+from t2l.methods.folder import MethodLibrary
+from t2l.methods.hooked import BitFitConfig
+from t2l.methods.scaling_and_prompts import PromptTuningConfig
+from t2l.methods.training import train_method_library
+from t2l.tasks import CutCount, Example, Task, tokenize_examples, tokenize_prompts
+from t2l.tasks.prompting import template_lengths
 
 WORDS = "dog cat lion cow"
 
@@ -103,7 +106,7 @@ def test_every_kind_of_training_says_it_once_for_all_tasks(
     few = FewShotConfig(examples=2, steps=1, tasks_at_once=2, max_length=16)
     start = concatenate(initial_adapter(spec, 0, t.name, False) for t in view.tasks)
     method = build(BitFitConfig(OptimizationConfig(steps=1, rows_per_task=1, max_length=16)))
-    with caplog.at_level(logging.WARNING, logger="t2l.tasks"):
+    with caplog.at_level(logging.WARNING, logger="t2l.tasks.prompting"):
         train_library(library, tiny_base, tasks(3), how, 0)
         train_few_shot(tiny_base, spec, view.tasks, start, few, 1e-3, 0)
         train_method_library(MethodLibrary(tmp_path / "m", method, tiny_base.fingerprint), tiny_base, tasks(3), 0)

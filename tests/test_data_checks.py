@@ -12,23 +12,23 @@ import pytest
 from conftest import random_adapters
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
-from t2l.config import EvaluateConfig
-from t2l.evaluate import evaluate
-from t2l.evaluate_harness import view_of
 from t2l.evaluation.board import BoardConfig, view_split
+from t2l.evaluation.config import EvaluateConfig
 from t2l.evaluation.data_checks import DataChecks
-from t2l.evaluation.harness_data import as_suite
+from t2l.evaluation.harness.board import view_of
+from t2l.evaluation.harness.data import as_suite
 from t2l.files import write_json
 from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder
-from t2l.library_data import adapter_manifest, joint_hash, targets_trained_on
-from t2l.library_training import LibraryTrainingConfig, train_library, train_multi_task
-from t2l.manifest import Manifest
-from t2l.method_training import make_method_library
-from t2l.methods import Ia3Config
+from t2l.library.trained_on import adapter_manifest, joint_hash, targets_trained_on
+from t2l.library.training import LibraryTrainingConfig, train_library, train_multi_task
 from t2l.methods import build as build_method
+from t2l.methods.folder import MethodLibrary
 from t2l.methods.interface import OptimizationConfig
-from t2l.methods.library import MethodLibrary
+from t2l.methods.scaling_and_prompts import Ia3Config
+from t2l.methods.training import make_method_library
 from t2l.tasks import Example, PromptConfig, Split, Task, TaskSuite
+from t2l.tasks.manifest import Manifest
+from t2l.verbs.evaluate import evaluate
 
 OF_MANY = ["library_mean", "nearest", "arrow", "lorahub", "multi_task"]
 

@@ -13,14 +13,16 @@ from conftest import tiny_model
 from transformers import GenerationConfig
 
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec
-from t2l.decoding import describe_decoding, overridden_decoding, plain_decoding, say_overridden
+from t2l.base_model.decoding import describe_decoding, overridden_decoding, plain_decoding, say_overridden
+from t2l.base_model.files import mini_base_model_path
 from t2l.describe import LocalModelConfig
-from t2l.describe.sources import LocalModel
+from t2l.describe.describers import LocalModel
 from t2l.evaluation.board import Board, BoardConfig
-from t2l.evaluation.report import Findings, report_data, report_text
+from t2l.evaluation.report.findings import Findings
+from t2l.evaluation.report.report import report_data, report_text
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.methods import PromptTuningConfig, build
-from t2l.model_files import mini_base_model_path
+from t2l.methods import build
+from t2l.methods.scaling_and_prompts import PromptTuningConfig
 from t2l.tasks import tokenize_prompts
 
 LEAKS: dict[str, Any] = {

@@ -23,6 +23,7 @@ import pytest
 import torch
 import yaml
 from conftest import SHARED, SIZES
+from small_suites import make_suites
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from t2l.base_model import BaseModelConfig
@@ -38,8 +39,8 @@ from t2l.describe import (
     describe_tasks,
     parse_descriptions,
 )
+from t2l.describe.describers import LocalModel, _retry_after
 from t2l.describe.replies import ReplyFile
-from t2l.describe.sources import LocalModel, _retry_after
 from t2l.files import FileProblemError
 from t2l.tasks import Example, Split, Task, TaskSuite
 
@@ -168,7 +169,7 @@ def endpoint(server: Server, **changes: Any) -> EndpointConfig:
 def described(server: Server, out: Path, tasks: Sequence[Task] = TASKS, **changes: Any) -> list[str]:
     """Runs against the server; changes are of the endpoint where it has such a field."""
     mine = {k: changes.pop(k) for k in list(changes) if k in EndpointConfig.__dataclass_fields__}
-    config = DescribeConfig(out=str(out), **{"n": 24, **changes})
+    config = DescribeConfig(run_dir=str(out), **{"n": 24, **changes})
     return describe_tasks(config, SUITE, tasks, build(endpoint(server, **mine)))
 
 
@@ -333,7 +334,7 @@ def test_a_killed_process_goes_on(server: Server, tmp_path: Path) -> None:
 
     server.content = content
     tasks = "tasks=[keep_animals,keep_tools,count_animals]"
-    command = ["describe", tasks, "n=30", f"describer.url={server.url}", "describer.model=m", f"out={out}"]
+    command = ["describe", tasks, "n=30", f"describer.url={server.url}", "describer.model=m", f"run_dir={out}"]
     process = subprocess.Popen([sys.executable, "-m", "t2l", *command], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(server.asked) < 7 and time.monotonic() < deadline:
@@ -365,7 +366,7 @@ def test_a_refused_key_is_one_line_and_never_written(
     server.always("401")
     command = ["describe", "tasks=[keep_animals]", f"describer.url={server.url}", "describer.model=m"]
     with pytest.raises(SystemExit) as stopped:
-        main([*command, "describer.api_key_env=SOME_KEY", f"out={tmp_path}/out"])
+        main([*command, "describer.api_key_env=SOME_KEY", f"run_dir={tmp_path}/out"])
     assert stopped.value.code == 2
     shown = capfd.readouterr()
     errors = [line for line in shown.err.splitlines() if line.startswith("t2l: error")]
@@ -607,14 +608,15 @@ def test_each_kind_of_rejection() -> None:
     assert Judge(AcceptConfig(), few).take("Always answer that the dog ran.") == "output_leak"
 
 
-def test_published_descriptions_pass() -> None:
-    """Descriptions that others made with a language model are nearly all kept."""
-    folder = SHARED / "data/sni_subset"
+@pytest.mark.parametrize("source", ["made", "published"])
+def test_good_descriptions_pass(source: str, tmp_path: Path) -> None:
+    """Descriptions that others made with a language model are nearly all kept; of a task, those made for these tests are."""
+    folder = SHARED / "data/sni_subset" if source == "published" else make_suites(tmp_path) / "sni_subset"
     if not folder.is_dir():
-        pytest.skip("no shared suites here")
+        pytest.skip(f"needs {folder.name} of {SHARED.name}/data beside the repository")
     records = json.loads((folder / "tasks.json").read_text())
     kept = seen = 0
-    for name in [n for n, r in records.items() if len(r["descriptions"]) > 100][:12]:
+    for name in [n for n, r in records.items() if len(r["descriptions"]) > (100 if source == "published" else 10)][:12]:
         rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
         first, *rest = records[name]["descriptions"]
         task = Task(name, {"train": (first,)}, {"train": tuple(Example(r["input"], r["output"]) for r in rows)})
@@ -650,7 +652,7 @@ def test_a_model_that_writes_rubbish_is_given_up(
 ) -> None:
     command = [
         "describe", "describer=local_model", f"describer.base_model.path={model_folder}", "tasks=[keep_animals]",
-        "describer.base_model.device=cpu", "describer.max_new_tokens=12", "n=8", "max_rounds=2", f"out={tmp_path}/out",
+        "describer.base_model.device=cpu", "describer.max_new_tokens=12", "n=8", "max_rounds=2", f"run_dir={tmp_path}/out",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as stopped:
         main(command)
@@ -688,7 +690,7 @@ def test_a_local_model_that_writes_lists(
         return torch.cat([input_ids, written], dim=1)
 
     monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
-    config = DescribeConfig(out=str(tmp_path), n=15)
+    config = DescribeConfig(run_dir=str(tmp_path), n=15)
     assert describe_tasks(config, SUITE, TASKS[:2], local(model_folder)) == []
     assert len(prompts) == 4
     record = metadata(tmp_path, "pears")
@@ -704,22 +706,22 @@ def test_a_local_model_that_writes_lists(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["describer=local_model"], "out is empty"),
-        (["out=o"], "describer.url and describer.model are needed"),
-        (["out=o", "describer.url=ftp://h/v1", "describer.model=m"], "must be like https://HOST/v1"),
-        (["out=o", "describer.url='https://me:hush@h/v1'", "describer.model=m"], "no user, password"),
-        (["out=o", "describer.url='https://h/v1?key=hush'", "describer.model=m"], "no user, password"),
+        (["describer=local_model"], "run_dir is empty"),
+        (["run_dir=o"], "describer.url and describer.model are needed"),
+        (["run_dir=o", "describer.url=ftp://h/v1", "describer.model=m"], "must be like https://HOST/v1"),
+        (["run_dir=o", "describer.url='https://me:hush@h/v1'", "describer.model=m"], "no user, password"),
+        (["run_dir=o", "describer.url='https://h/v1?key=hush'", "describer.model=m"], "no user, password"),
         (
-            ["out=o", "describer.api_key_env=hush-1", "describer.url=http://h", "describer.model=m"],
+            ["run_dir=o", "describer.api_key_env=hush-1", "describer.url=http://h", "describer.model=m"],
             "not the key itself",
         ),
-        (["out=o", "describer.retries=-1", "describer.url=http://h", "describer.model=m"], "retries at least 0"),
-        (["out=o", "describer=local_model", "n=0"], "n must be at least 1, not 0"),
-        (["out=o", "describer=local_model", "n=500"], "cannot give n=500"),
-        (["out=o", "describer=local_model", "prompt=hello"], "prompt must have $definition"),
-        (["out=o", "describer=local_model", "accept.near_duplicate=2"], "must be in (0, 1], not 2"),
-        (["out=o", "describer=local_model", "describer.temprature=2"], "did you mean 'temperature'?"),
-        (["out=o", "describer=oracle"], "Could not find 'describer/oracle'"),
+        (["run_dir=o", "describer.retries=-1", "describer.url=http://h", "describer.model=m"], "retries at least 0"),
+        (["run_dir=o", "describer=local_model", "n=0"], "n must be at least 1, not 0"),
+        (["run_dir=o", "describer=local_model", "n=500"], "cannot give n=500"),
+        (["run_dir=o", "describer=local_model", "prompt=hello"], "prompt must have $definition"),
+        (["run_dir=o", "describer=local_model", "accept.near_duplicate=2"], "must be in (0, 1], not 2"),
+        (["run_dir=o", "describer=local_model", "describer.temprature=2"], "did you mean 'temperature'?"),
+        (["run_dir=o", "describer=oracle"], "Could not find 'describer/oracle'"),
     ],
 )
 def test_bad_settings_are_one_line(

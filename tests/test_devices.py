@@ -26,6 +26,7 @@ def report() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False, **options).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_device(name: str, report: str) -> None:
     outcomes = re.findall(rf"^(\w+) \S*device_checks\.py::{name}(?:\[.*)?(?: - .*)?$", report, re.MULTILINE)

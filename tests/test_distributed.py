@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from t2l.cli import main
+from t2l.cli.settings import compose_settings
 from t2l.distributed import World, launched
-from t2l.library_report import examine_library
-from t2l.settings import compose_settings
-from t2l.verbs import train_library
+from t2l.verbs.library import examine_library
+from t2l.verbs.train_library import train_library
 
 SMALL = ["suite.train_examples=16", "suite.test_examples=4", "suite.train_compositions=5"]
 TRAIN = [
@@ -45,6 +45,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 def test_two_processes_train_like_one(alone: Path, tmp_path: Path, shard: bool) -> None:
     done = torchrun("train", *TRAIN, f"base_model.shard={shard}", f"run_dir={tmp_path}/run")
@@ -64,6 +65,7 @@ def test_processes_of_a_library_do_not_share_one_base(tmp_path: Path) -> None:
     assert not (tmp_path / "library").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_library_of_one(tmp_path: Path) -> None:
     done = torchrun("train_library", *LIBRARY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from t2l.encoder import EncoderConfig, TaskEncoder, config_from_json
 from t2l.encoder.minilm import MINILM_SHA256, check_minilm, packaged_minilm
-from t2l.encoder.records import OwnEncoderConfig
+from t2l.encoder.saved_config import OwnEncoderConfig
 
 TEXTS = ["Keep only the animals.", "Count."]
 
@@ -370,5 +370,5 @@ def test_records_leave_out_what_a_machine_decides(plain: Path, tmp_path: Path, m
     del kept["trust_remote_code"]
     with pytest.raises(ValueError, match="has a key that this version does not have"):
         config_from_json({**kept, "colour": "red"})
-    with pytest.raises(ValueError, match="unknown encoder kind 'telepathy'"):
+    with pytest.raises(ValueError, match="unknown encoder 'telepathy'"):
         config_from_json({"kind": "telepathy"})

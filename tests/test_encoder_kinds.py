@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from t2l.adapter_io import load_adapter, load_provenance
 from t2l.base_model import BaseModel, BaseModelConfig, Quantization, load_base_model
-from t2l.checkpoint import find_checkpoint, load_record, own_encoder
+from t2l.base_model.files import mini_base_model_path
 from t2l.cli import main
+from t2l.cli.settings import compose_settings
 from t2l.config import config_folder, register
 from t2l.encoder import (
     BaseModelEncoderConfig,
@@ -27,12 +26,12 @@ from t2l.encoder import (
     EncoderConfig,
     OneHotConfig,
     TaskEncoder,
-    as_overrides,
     config_from_json,
 )
-from t2l.encoder.records import OwnEncoderConfig
+from t2l.encoder.saved_config import OwnEncoderConfig, in_words
 from t2l.files import write_json
-from t2l.model_files import mini_base_model_path
+from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, own_encoder
+from t2l.lora.peft_folder import load_adapter, load_provenance
 from t2l.tasks import Task
 
 TEXTS = ["Keep only the animals.", "Count.", "Say how many of the words are tools, please."]
@@ -177,18 +176,16 @@ def test_one_hot_refuses_a_text_of_two_tasks_and_no_tasks_at_all() -> None:
         OneHotConfig(),
     ],
 )  # fmt: skip
-def test_what_an_error_says_to_type_gives_that_encoder(config: Any) -> None:
-    """Through a shell and Hydra."""
-    typed = as_overrides(asdict(config))
-    assert "\n" not in typed
-    words = subprocess.run(["bash", "-c", rf"printf '%s\0' {typed}"], capture_output=True, text=True, check=True).stdout
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed: Any = OmegaConf.to_object(
-            compose("train", overrides=[*words.split("\0")[:-1], "trainer.description_whitening=null"])
-        )
-    assert composed.encoder == config
+def test_what_an_error_says_is_that_encoder(config: Any) -> None:
+    """A name to choose, and its values."""
+    told = in_words(asdict(config))
+    assert "\n" not in told
+    chosen, _, values = told.partition(" with ")
+    composed = compose_settings("train", [chosen, "trainer.description_whitening=null"])
+    assert type(composed.encoder) is type(config)
+    here = OwnEncoderConfig(batch_size=getattr(config, "batch_size", 32))
+    kind = chosen.removeprefix("encoder=")
+    assert config_from_json({"kind": kind, **json.loads(values or "{}")}, here) == config
 
 
 SUITE_TASKS = {
@@ -301,9 +298,8 @@ def test_the_base_model_as_encoder_from_training_to_an_adapter(
     main([*generate, "encoder.cache="])
     assert load_provenance(tmp_path / "out")["encoder_identity"] == record.encoder_identity
     line = refused(capsys, *generate, "encoder=base_model", "encoder.cache=")
-    assert line.endswith(
-        "for its own pass encoder=causal_lm encoder.layer=-2 encoder.model.dtype=bfloat16, or encoder=own"
-    )
+    told = line.partition("for its own pass encoder=causal_lm with ")[2].removesuffix(", or encoder=own")
+    assert {"kind": "causal_lm", **json.loads(told)} == record.encoder
     main([*generate, "--base-model", str(mini_base_model_path()), "encoder.cache="])
 
 

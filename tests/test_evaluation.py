@@ -12,21 +12,23 @@ import torch
 from conftest import random_adapters
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from t2l.adapters import Held
 from t2l.base_model import BaseModel, LoraConfig, freeze, lora_spec
-from t2l.config import EvaluateConfig
-from t2l.evaluate import evaluate, metric_name
 from t2l.evaluation import board
 from t2l.evaluation.board import BoardConfig, Cell, Run, paired_difference, scores_by_task, view_split
-from t2l.evaluation.conditioning import derangement, random_text
-from t2l.evaluation.contenders import Base, Entry, FormalCode, Prompted
+from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.contenders.base import Base, FormalCode, Prompted
+from t2l.evaluation.contenders.generated import derangement, random_text
+from t2l.evaluation.contenders.interface import Entry
 from t2l.evaluation.costs import Usage, multiplied_weights
-from t2l.evaluation.report import control_differences, score_table
+from t2l.evaluation.report.collect import metric_name
+from t2l.evaluation.report.report import control_differences, score_table
 from t2l.evaluation.scoring import Answer, Question, check_scorable, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
-from t2l.injection import inject
-from t2l.suites import FolderSuiteConfig, WordListConfig, build
+from t2l.lora import inject
+from t2l.lora.source import Held
 from t2l.tasks import Example, Task, TaskSuite, tokenize_prompts
+from t2l.tasks.suites import FolderSuiteConfig, WordListConfig, build
+from t2l.verbs.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,7 @@ def test_code_is_held_against_its_tests_by_any_name_of_the_metric() -> None:
 @pytest.mark.parametrize(
     ("metric", "example", "says"),
     [
-        ("bleu", Example("a", "b"), "unknown metric 'bleu': choose from exact_match"),
+        ("bleu", Example("a", "b"), "unknown metric 'bleu': choose from choice_label"),
         ("pass@1 (runs code)", Example("a", CODE), "metric pass_at_1: the test example 'a' has no tests"),
         ("final_number", Example("a", "seven"), "needs a number as reference, not 'seven'"),
         ("final_number", Example("a", "7", references=("VII",)), "needs a number as reference, not 'VII'"),
@@ -353,7 +355,7 @@ def test_every_linear_counts_by_what_it_multiplies() -> None:
 
 def test_a_board_needs_whole_numbers_of_at_least_one() -> None:
     assert BoardConfig(tokens_per_batch=None).tokens_per_batch is None
-    with pytest.raises(ValueError, match=r"evaluation\.tokens_per_batch must be at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"evaluation\.tokens_per_batch must be at least 1, or null, not 0"):
         BoardConfig(tokens_per_batch=0)
 
 

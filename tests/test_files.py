@@ -11,10 +11,10 @@ from conftest import random_adapters
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from t2l.adapter_io import load_adapter, save_adapter
 from t2l.cli import main
 from t2l.files import CHECKSUM, FileProblemError, check_finite, read_tensors, tensors_sha256, write_tensors
 from t2l.lora import LoraSpec, ModuleGroup
+from t2l.lora.peft_folder import load_adapter, save_adapter
 
 SPEC = LoraSpec((ModuleGroup("q_proj", "q_proj", 6, 4, (0, 1), ("layers.0.q_proj", "layers.1.q_proj")),), 2, 8.0)
 TENSORS = {

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from t2l.base_model import BaseModelConfig, hash_parameters, load_base_model
+from t2l.base_model.files import earlier_fingerprint_hint, file_fingerprint, mini_base_model_path
 from t2l.files import write_json
 from t2l.library import LIBRARY_RECORD, open_library
-from t2l.methods import BitFitConfig, build
-from t2l.methods.library import MethodLibrary
-from t2l.model_files import earlier_fingerprint_hint, file_fingerprint, mini_base_model_path
+from t2l.methods import build
+from t2l.methods.folder import MethodLibrary
+from t2l.methods.hooked import BitFitConfig
 
 
 def pickled(folder: Path, shards: int = 1) -> Path:

@@ -11,9 +11,9 @@ import pytest
 from test_cli import refused
 
 from t2l.files import FileProblemError
-from t2l.suites import FolderSuiteConfig, build
-from t2l.suites.rows import split_prompt
 from t2l.tasks import TaskSuite
+from t2l.tasks.suites import FolderSuiteConfig, build
+from t2l.tasks.suites.rows import split_prompt
 
 RECORDS: dict[str, dict[str, Any]] = {
     "double": {"descriptions": ["Say it twice."], "family": "copy", "splits": {"train": [0, 8], "test": [8, 10]}},
@@ -103,7 +103,7 @@ def test_a_suites_own_names_of_splits_can_be_given(folder: Path) -> None:
     assert inputs(suite, "double")["test"] == ["double0", "double1", "double2"]
     assert len(inputs(suite, "double")["train"]) == 7
     with pytest.raises(
-        FileProblemError, match=r"tasks\.json:3: task 'same': suite\.row_splits asks for split 'generated'"
+        FileProblemError, match=r"tasks\.json: task 'same': suite\.row_splits asks for split 'generated'"
     ):
         read(folder, row_splits={"train": "generated"})
     with pytest.raises(ValueError, match="'dev' must be one of train, validation, test"):
@@ -315,24 +315,24 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "blank_line": (spoil_line("upper", 7, ""), "suite/upper.jsonl:7 is not valid JSON"),
     "key_twice_in_row": (spoil_line("upper", 7, '{"input": "x", "output": "y", "input": "z"}'), "suite/upper.jsonl:7: key 'input' is there twice"),
     "bad_choices": (spoil_line("upper", 2, '{"input": "x", "output": "y", "choices": "yz"}'), "suite/upper.jsonl:2: 'choices' must be a list of non-empty texts"),
-    "name_twice": (name_twice, "tasks.json:5: task 'double': the name is there twice, first at"),
-    "key_twice": (key_twice, "tasks.json:5: task 'lower': key 'metric' is there twice"),
-    "records_cut": (cut_records, "tasks.json:5 is not valid JSON: "),
-    "unknown_metric": (spoil_record("upper", metric="bleu"), "tasks.json:4: task 'upper': unknown metric 'bleu': choose from exact_match"),
-    "no_descriptions": (spoil_record("upper", descriptions=[]), "tasks.json:4: task 'upper': descriptions must be a list with at least one text"),
-    "empty_description": (spoil_record("upper", descriptions=["a", " "]), "tasks.json:4: task 'upper': description 2 of 2 is empty"),
-    "misspelt_key": (spoil_record("upper", metrics="exact_match"), "tasks.json:4: task 'upper': unknown key 'metrics'; did you mean 'metric'?"),
+    "name_twice": (name_twice, "tasks.json: key 'double' is there twice"),
+    "key_twice": (key_twice, "tasks.json: key 'metric' is there twice"),
+    "records_cut": (cut_records, "tasks.json is not valid JSON: "),
+    "unknown_metric": (spoil_record("upper", metric="bleu"), "tasks.json: task 'upper': unknown metric 'bleu': choose from choice_label"),
+    "no_descriptions": (spoil_record("upper", descriptions=[]), "tasks.json: task 'upper': descriptions must be a list with at least one text"),
+    "empty_description": (spoil_record("upper", descriptions=["a", " "]), "tasks.json: task 'upper': description 2 of 2 is empty"),
+    "misspelt_key": (spoil_record("upper", metrics="exact_match"), "tasks.json: task 'upper': unknown key 'metrics'; did you mean 'metric'?"),
     "needs_choices": (spoil_record("upper", metric="multiple_choice"), "upper.jsonl:1: metric multiple_choice needs choices, and the row has none"),
     "needs_tests": (spoil_record("upper", metric="pass@1 (runs test)"), "upper.jsonl:1: metric pass_at_1 needs test or test_list, and the row has none"),
-    "range_too_long": (spoil_record("same", splits={"train": [0, 8], "test": [8, 11]}), "tasks.json:3: task 'same': split 'test' must be [start, end) with 0 <= start < end <= 10, not [8, 11]"),
+    "range_too_long": (spoil_record("same", splits={"train": [0, 8], "test": [8, 11]}), "tasks.json: task 'same': split 'test' must be [start, end) with 0 <= start < end <= 10, not [8, 11]"),
     "range_negative": (spoil_record("same", splits={"test": [-2, 10]}), "split 'test' must be [start, end)"),
     "range_empty": (spoil_record("same", splits={"test": [4, 4]}), "split 'test' must be [start, end)"),
     "range_no_numbers": (spoil_record("same", splits={"test": [0.5, True]}), "split 'test' must be [start, end)"),
     "ranges_overlap": (spoil_record("same", splits={"train": [0, 8], "test": [7, 10]}), "task 'same': splits 'train' and 'test' share rows"),
-    "rows_missing": (spoil_record("same", n=12), "tasks.json:3: task 'same': n says 12 rows"),
+    "rows_missing": (spoil_record("same", n=12), "tasks.json: task 'same': n says 12 rows"),
     "no_rows_file": (lambda folder: (folder / "same.jsonl").unlink(), "same.jsonl (" ),
-    "longest_answer": (spoil_record("same", max_new_tokens=0), "tasks.json:3: task 'same': max_new_tokens must be a whole number"),
-    "family": (spoil_record("same", family=7), "tasks.json:3: task 'same': family must be a non-empty text, not 7"),
+    "longest_answer": (spoil_record("same", max_new_tokens=0), "tasks.json: task 'same': max_new_tokens must be a whole number"),
+    "family": (spoil_record("same", family=7), "tasks.json: task 'same': family must be a non-empty text, not 7"),
 }  # fmt: skip
 
 
@@ -359,7 +359,7 @@ def test_the_command_says_so_in_one_line_before_any_model_loads(
     def forbidden(*args: object) -> None:
         pytest.fail("a model was loaded before the suite was read")
 
-    monkeypatch.setattr("t2l.verbs.load_base_model", forbidden)
+    monkeypatch.setattr("t2l.verbs.train_library.load_base_model", forbidden)
     monkeypatch.chdir(tmp_path)
     line = refused(capsys, "train_library", "suite=folder", f"suite.path={folder}", f"hydra.run.dir={tmp_path}/run")
     assert says in line

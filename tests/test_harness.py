@@ -21,30 +21,30 @@ from test_config import composed
 from tokenizers.processors import TemplateProcessing
 
 from t2l.base_model import BaseModel, LoraConfig, hash_parameters, lora_spec
-from t2l.checkpoint import CheckpointRecord, save_checkpoint
 from t2l.cli import main
 from t2l.encoder import EncoderConfig, TaskEncoder
-from t2l.evaluate_harness import view_of
-from t2l.evaluation.composition import ArrowRouting
-from t2l.evaluation.conditioning import generate_adapters
-from t2l.evaluation.contenders import Base
-from t2l.evaluation.harness import Harness, HarnessConfig, descriptions_of, what_differs
-from t2l.evaluation.harness_data import NOTE
-from t2l.evaluation.harness_report import Pass, rows_of
+from t2l.evaluation.contenders.base import Base
+from t2l.evaluation.contenders.composition import ArrowRouting
+from t2l.evaluation.contenders.generated import generate_adapters
+from t2l.evaluation.harness.board import view_of
+from t2l.evaluation.harness.data import NOTE
+from t2l.evaluation.harness.lm_eval import Harness, HarnessConfig, descriptions_of, what_differs
+from t2l.evaluation.harness.report import Pass, rows_of
 from t2l.evaluation.scoring import Question, greedy_answers
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
-from t2l.injection import inject
+from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.library import LIBRARY_RECORD, LibraryFolder, open_library
-from t2l.library_training import LibraryTrainingConfig, train_library
-from t2l.lora import LoraSpec, LoraWeights
-from t2l.method_training import make_method_library
-from t2l.methods import Ia3Config
+from t2l.library.training import LibraryTrainingConfig, train_library
+from t2l.lora import LoraSpec, LoraWeights, inject
 from t2l.methods import build as build_method
+from t2l.methods.folder import MethodLibrary
 from t2l.methods.interface import OptimizationConfig
-from t2l.methods.library import MethodLibrary
-from t2l.suites import WordListConfig, build
+from t2l.methods.scaling_and_prompts import Ia3Config
+from t2l.methods.training import make_method_library
 from t2l.tasks import Task, render_prompts
+from t2l.tasks.suites import WordListConfig, build
+from t2l.training.checkpoint import save_checkpoint
 
 WRITE, CHOOSE = "lists_write", "lists_choose"
 LIBRARY_TASKS = {WRITE: "keep_animals", CHOOSE: "keep_tools"}

@@ -13,12 +13,12 @@ import pytest
 from test_cli import refused
 from test_config import composed
 
-from t2l.evaluation.metrics import metric
+from t2l.evaluation.metrics.interface import metric
 from t2l.evaluation.scoring import questions_for
 from t2l.files import FileProblemError
-from t2l.suites import HubSuiteConfig, build, hub_loading
-from t2l.suites.hub_loading import Source
-from t2l.suites.hub_rendering import HubTaskConfig, Renderer
+from t2l.tasks.suites import HubSuiteConfig, build, hub_loading
+from t2l.tasks.suites.hub_loading import Source
+from t2l.tasks.suites.hub_rendering import HubTaskConfig, Renderer
 
 LETTERS = {"text": ["dry palms", "wet palms", "oil"], "label": ["A", "B", "C"]}
 ROWS: dict[str, dict[str, Any]] = {
@@ -435,7 +435,7 @@ def test_a_bad_row_is_named_and_can_be_left_out(hub: Hub, tmp_path: Path) -> Non
         ({"dataset": ""}, r"suite\.datasets\.a: dataset is empty"),
         ({"datset": "x"}, r"suite\.datasets\.a: unknown key 'datset'; did you mean 'dataset'\?"),
         ({"dataset": "x", "splits": {"dev": "validation"}}, "splits: 'dev' must be one of train, validation, test"),
-        ({"dataset": "x", "metric": "bleu"}, "unknown metric 'bleu': choose from exact_match"),
+        ({"dataset": "x", "metric": "bleu"}, "unknown metric 'bleu': choose from choice_label"),
         ({"dataset": "x", "max_rows": 0}, "max_rows must be at least 1, not 0"),
         ({"dataset": "x", "trust_remote_code": True}, "unknown key 'trust_remote_code'"),
     ],

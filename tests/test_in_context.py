@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
-from t2l.evaluation import in_context
 from t2l.evaluation.board import Board, BoardConfig, view_split
-from t2l.evaluation.contenders import Base, SplitView
-from t2l.evaluation.in_context import FORMATS, InContext, formats_for
-from t2l.evaluation.report import Findings, report_data, report_text
+from t2l.evaluation.contenders import in_context
+from t2l.evaluation.contenders.base import Base
+from t2l.evaluation.contenders.in_context import FORMATS, InContext, PromptedInContext, formats_for
+from t2l.evaluation.contenders.interface import SplitView
+from t2l.evaluation.report.findings import Findings
+from t2l.evaluation.report.report import report_data, report_text
 from t2l.evaluation.scoring import Answer, Question, greedy_answers
-from t2l.suites import WordListConfig, build
 from t2l.tasks import Example, Task, render_prompts, tokenize_prompts
+from t2l.tasks.suites import WordListConfig, build
 
 BOARD = BoardConfig(
     tasks_per_split=3, examples_per_task=3, descriptions_per_task=2, max_new_tokens=4, bootstrap_samples=20
@@ -61,7 +63,7 @@ def test_the_format_that_scores_highest_on_rows_that_are_not_scored_is_used(
     trial = Trial(best)
     monkeypatch.setattr(in_context, "greedy_answers", trial)
     base = with_template(tiny_base, TEMPLATE)
-    contender = InContext(base, 2, told, BOARD, 6)
+    contender = (PromptedInContext if told else InContext)(base, 2, BOARD, 6)
     entry = contender.enter(view)
     validation = {e.input for t in view.tasks for e in t.examples["validation"]}
     assert {q.input for q in trial.asked} <= validation
@@ -150,20 +152,20 @@ def test_without_validation_rows_later_training_rows_are_tried_and_never_those_s
     trial = Trial("bare lines")
     monkeypatch.setattr(in_context, "greedy_answers", trial)
     rows = tuple(Example(f"r{i}", "a") for i in range(5))
-    InContext(tiny_base, 2, False, BOARD, 9).enter(a_task(train=rows))
+    InContext(tiny_base, 2, BOARD, 9).enter(a_task(train=rows))
     assert {q.input for q in trial.asked} == {"r2", "r3", "r4"}
     trial.asked.clear()
-    entry = InContext(tiny_base, 5, False, BOARD, 9).enter(a_task(train=rows))
+    entry = InContext(tiny_base, 5, BOARD, 9).enter(a_task(train=rows))
     assert not trial.asked
     assert entry.conditions == ["5 solved examples as chat turns (there are no rows to try others on)"]
     with pytest.raises(ValueError, match="has 5 training examples, 6 shots are asked for"):
-        InContext(tiny_base, 6, False, BOARD, 9).enter(a_task(train=rows))
+        InContext(tiny_base, 6, BOARD, 9).enter(a_task(train=rows))
 
 
 def test_the_report_says_how_examples_were_put(tiny_base: BaseModel, view: SplitView) -> None:
     """From a real run; and what the base reads is what is counted."""
     spec = lora_spec(tiny_base.model, LoraConfig(rank=2))
-    contenders = [Base(), *(InContext(tiny_base, 2, told, BOARD, 3) for told in (False, True))]
+    contenders = [Base(), *(kind(tiny_base, 2, BOARD, 3) for kind in (InContext, PromptedInContext))]
     cells = Board(tiny_base, spec, BOARD, 0).score(contenders, [view])
     found = Findings(cells, "exact_match", 20, 0)
     data = report_data(found)

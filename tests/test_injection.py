@@ -6,8 +6,8 @@ from conftest import CONFIGS, random_adapters, tiny_model
 from torch import nn
 
 from t2l.base_model import LoraConfig, hash_parameters, lora_spec
-from t2l.injection import add_lora, inject
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import LoraSpec, LoraWeights, inject
+from t2l.lora.injection import add_lora
 
 IDS = torch.randint(3, 400, (6, 9), generator=torch.Generator().manual_seed(1))
 

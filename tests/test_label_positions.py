@@ -11,10 +11,10 @@ from conftest import tiny_model
 from test_methods import CASES, bases, batch, case, task  # noqa: F401
 
 from t2l.base_model import BaseModel, label_logits
-from t2l.batches import TokenBatch
 from t2l.evaluation.scoring import Question, greedy_answers
 from t2l.methods import Method
 from t2l.tasks import tokenize_prompts
+from t2l.tasks.batches import TokenBatch
 
 CHOICES = ("dog", "dog cat hammer", "seven", "lion")
 TEXTS = ["dog cat lion", "cow", "hammer seven dog 7 cat cow"]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from t2l.cli import main
 from t2l.files import FileProblemError, write_json
 from t2l.library import AdapterLibrary
-from t2l.library_report import examine_library
 from t2l.lora import LoraSpec, ModuleGroup
+from t2l.verbs.library import examine_library
 
 SPEC = LoraSpec((ModuleGroup("q_proj", "q_proj", 6, 4, (0, 1), ("layers.0.q_proj", "layers.1.q_proj")),), 2, 8.0)
 

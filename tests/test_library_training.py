@@ -12,7 +12,9 @@ import torch
 from t2l.base_model import BaseModel, LoraConfig, hash_parameters, lora_spec
 from t2l.files import FileProblemError
 from t2l.library import AdapterLibrary
-from t2l.library_training import (
+from t2l.library.slots import SlotTrainer, TrainedAdapter
+from t2l.library.snapshots import Snapshots
+from t2l.library.training import (
     LibraryTrainingConfig,
     TrainingJob,
     initial_adapter,
@@ -21,15 +23,13 @@ from t2l.library_training import (
     train_multi_task,
 )
 from t2l.lora import LoraSpec
-from t2l.method_training import train_method_library
-from t2l.methods import LoraMethodConfig
 from t2l.methods import build as build_method
-from t2l.methods.library import MethodLibrary
-from t2l.progress import Progress
-from t2l.slots import SlotTrainer, TrainedAdapter
-from t2l.snapshots import Snapshots
-from t2l.suites import WordListConfig, build
+from t2l.methods.folder import MethodLibrary
+from t2l.methods.low_rank import LoraMethodConfig
+from t2l.methods.training import train_method_library
+from t2l.run.progress import Progress
 from t2l.tasks import Task, tokenize_examples
+from t2l.tasks.suites import WordListConfig, build
 
 CONFIG = LibraryTrainingConfig(steps=6, rows_per_task=3, tasks_at_once=2, lr=0.01)
 
@@ -250,10 +250,10 @@ def test_the_multi_task_lora_goes_on_from_a_snapshot(
 
 def test_snapshots_are_due_by_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, saved = [0.0], []
-    monkeypatch.setattr("t2l.snapshots.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("t2l.library.snapshots.time.monotonic", lambda: now[0])
     snapshots = Snapshots(tmp_path, {}, every_steps=3, every_minutes=10)
     monkeypatch.setattr(
-        "t2l.snapshots.take_snapshot", lambda trainer: (saved.append(now[0]) or {"slots": [], "queue": []}, {})
+        "t2l.library.snapshots.take_snapshot", lambda trainer: (saved.append(now[0]) or {"slots": [], "queue": []}, {})
     )
 
     class Trainer:
@@ -276,8 +276,8 @@ def test_training_tells_how_far_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Library, multi-task LoRA and methods alike; lines come every two hundredths of a second here."""
-    monkeypatch.setattr(logging.getLogger("t2l.progress"), "disabled", True)  # as if logging were not set up
-    monkeypatch.setattr("t2l.progress.Progress.__init__.__defaults__", (*Progress.__init__.__defaults__[:-1], 0.02))
+    monkeypatch.setattr(logging.getLogger("t2l.run.progress"), "disabled", True)  # as if logging were not set up
+    monkeypatch.setattr("t2l.run.progress.Progress.__init__.__defaults__", (*Progress.__init__.__defaults__[:-1], 0.02))
     train_library(library, tiny_base, tasks, CONFIG, seed=0)
     train_multi_task(library, tiny_base, tasks, CONFIG, 0, "multi_task")
     methods = MethodLibrary(tmp_path / "lora", build_method(LoraMethodConfig()), tiny_base.fingerprint)

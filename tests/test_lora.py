@@ -7,7 +7,8 @@ import torch
 from conftest import CONFIGS, random_adapters, tiny_model
 
 from t2l.base_model import LoraConfig, lora_spec, lora_spec_from_config
-from t2l.lora import LoraSpec, Scaling, concatenate, fresh_lora
+from t2l.lora import LoraSpec, Scaling
+from t2l.lora.weights import concatenate, fresh_lora
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from t2l.manifest import Manifest, refuse, suite_manifest
-from t2l.suites import WordListConfig, build
 from t2l.tasks import TaskSuite
+from t2l.tasks.manifest import Manifest, refuse, suite_manifest
+from t2l.tasks.suites import WordListConfig, build
 
 
 @pytest.fixture(scope="module")

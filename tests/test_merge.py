@@ -14,13 +14,12 @@ from test_cli import refused
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
 
-from t2l.adapter_io import load_adapter, save_adapter
 from t2l.base_model import BaseModelConfig, LoraConfig, Quantization, freeze, load_base_model, lora_spec
+from t2l.base_model.files import file_fingerprint
+from t2l.base_model.merge import merge
 from t2l.cli import main
-from t2l.injection import inject
-from t2l.lora import LoraSpec, Scaling
-from t2l.merge import merge
-from t2l.model_files import file_fingerprint
+from t2l.lora import LoraSpec, Scaling, inject
+from t2l.lora.peft_folder import load_adapter, save_adapter
 
 IDS = torch.randint(3, 400, (2, 9), generator=torch.Generator().manual_seed(1))
 TARGETS = {**{name: targets for name, (_, targets) in CONFIGS.items()}, "gpt2": ["c_attn", "c_fc"]}
@@ -301,7 +300,7 @@ def test_nothing_is_left_by_a_failed_save(
     def broken(*_args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("t2l.merge.write_json", broken)
+    monkeypatch.setattr("t2l.base_model.merge.write_json", broken)
     before = {p.name for p in tmp_path.iterdir()}
     with pytest.raises(OSError, match="disk full"):
         merge(llama[1], tmp_path / "merged")

@@ -15,11 +15,11 @@ from test_merge import adapter_for, injected_logits, logits, model_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from t2l import merge as module
-from t2l.adapter_io import load_provenance, save_adapter
+from t2l.base_model import merge as module
+from t2l.base_model.merge import merge
 from t2l.files import read_json
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
-from t2l.merge import merge
+from t2l.lora.peft_folder import load_provenance, save_adapter
 
 TIED = ("llama", "qwen3", "gemma2", "gpt2")
 

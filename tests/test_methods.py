@@ -14,42 +14,34 @@ import torch
 from conftest import tiny_model
 from torch import Tensor
 
-from t2l import method_training
-from t2l.adapter_io import WEIGHTS_FILE
 from t2l.base_model import BaseModel, BaseModelConfig, Quantization, freeze, hash_parameters, load_base_model
-from t2l.batches import TokenBatch, collate
 from t2l.cli import main
 from t2l.evaluation.costs import mean_costs
 from t2l.evaluation.scoring import greedy_answers, questions_for
 from t2l.files import FileProblemError, read_json, read_tensors, write_tensors
-from t2l.method_training import make_method_library, train_attached, train_method_library
-from t2l.methods import (
-    METHODS,
+from t2l.lora.peft_folder import WEIGHTS_FILE
+from t2l.methods import Method, MethodConfig, OptimizationConfig, build, from_settings
+from t2l.methods import training as method_training
+from t2l.methods.folder import MethodLibrary
+from t2l.methods.full import FullFineTuningConfig
+from t2l.methods.hooked import BitFitConfig, Bottleneck, BottleneckAdapterConfig, Rescale
+from t2l.methods.low_rank import (
     AdaLoraConfig,
-    BitFitConfig,
-    BottleneckAdapterConfig,
     DoraConfig,
-    FullFineTuningConfig,
-    Ia3Config,
     LoraMethodConfig,
     LoraPlusConfig,
-    Method,
-    MethodConfig,
-    OptimizationConfig,
-    PrefixTuningConfig,
-    PromptTuningConfig,
     QLoraConfig,
     RsLoraConfig,
     VeraConfig,
-    build,
-    from_settings,
 )
-from t2l.methods.hooked import Bottleneck, Rescale
-from t2l.methods.library import MethodLibrary
-from t2l.objectives import response_loss
-from t2l.suites import WordListConfig
-from t2l.suites import build as build_suite
+from t2l.methods.scaling_and_prompts import Ia3Config, PrefixTuningConfig, PromptTuningConfig
+from t2l.methods.training import make_method_library, train_attached, train_method_library
+from t2l.objectives.losses import response_loss
+from t2l.registry import components
 from t2l.tasks import Task, tokenize_examples
+from t2l.tasks.batches import TokenBatch, collate
+from t2l.tasks.suites import WordListConfig
+from t2l.tasks.suites import build as build_suite
 
 HOW = OptimizationConfig(steps=12, rows_per_task=4, lr=0.03)
 HIDDEN, INNER, LAYERS, KV = 32, 48, 3, 16
@@ -121,7 +113,7 @@ def close_at_labels(one: Tensor, two: Tensor, batch: TokenBatch, tolerance: floa
 
 
 def test_every_method_has_a_case() -> None:
-    assert {m.name for m in METHODS.values()} == set(CASES)
+    assert {name for name, m in components("method").items() if not m.make.by_library} == set(CASES)
 
 
 def test_starts_as_the_base(case: tuple[Method[Any], BaseModel, int], batch: TokenBatch) -> None:

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from t2l.evaluation.code_runner import passes
-from t2l.evaluation.metrics import METRICS, Metric, Probe, final_number, metric, register
+from t2l.evaluation.metrics.code_runner import passes
+from t2l.evaluation.metrics.interface import Metric, Probe, metric
+from t2l.registry import components, register
 
 pytestmark = pytest.mark.usefixtures("code_allowed")
+METRICS = list(components("metric"))
+
+
+def scoring_by(right: Metric, score: Callable[[str, str], float]) -> Metric:
+    """A metric that scores otherwise than it says."""
+    return type("Wrong", (type(right),), {"score": lambda self, answer, reference: score(answer, reference)})("wrong")
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -22,24 +30,29 @@ SYMMETRIC = ("exact_match", "normalised_match", "exact_set", "rouge_l", "multipl
 def test_a_metric_with_swapped_arguments_is_caught(name: str) -> None:
     """Those left out give the same score either way, by definition."""
     right = metric(name)
-    swapped = dataclasses.replace(right, score=lambda answer, reference: right.score(reference, answer))
+    swapped = scoring_by(right, lambda answer, reference: right.score(reference, answer))
     with pytest.raises(ValueError, match=r"must give|needs a number"):
         swapped.check()
 
 
 def test_a_metric_that_ignores_an_argument_is_caught() -> None:
     for name in METRICS:
-        lazy = dataclasses.replace(metric(name), score=lambda answer, reference: 1.0)
+        lazy = scoring_by(metric(name), lambda answer, reference: 1.0)
         with pytest.raises(ValueError, match="must give"):
             lazy.check()
 
 
+def new(**said: Any) -> type[Metric]:
+    """A metric's class that says this of itself."""
+    return type("New", (Metric,), {"score": lambda self, a, r: 0.0, "probes": (Probe("a", "b", 0),), **said})
+
+
 def test_names_are_taken_once_and_unknown_ones_are_refused() -> None:
     with pytest.raises(ValueError, match="already"):
-        register(metric("exact_match"))
+        register("metric", "exact_match")(new())
     with pytest.raises(ValueError, match="no probe"):
-        register(Metric("new", "", lambda a, r: 0.0, ()))
-    with pytest.raises(ValueError, match="unknown metric 'bleu': choose from exact_match"):
+        new(probes=())("new")
+    with pytest.raises(ValueError, match="unknown metric 'bleu': choose from choice_label, contains_any"):
         metric("bleu")
 
 
@@ -50,10 +63,11 @@ def test_published_names_are_understood_with_their_remarks() -> None:
 
 
 def test_final_number_needs_a_number() -> None:
-    assert final_number("so it is -3.50", "-3.5") == 1
-    assert final_number("", "7") == 0
+    score = metric("final_number").score
+    assert score("so it is -3.50", "-3.5") == 1
+    assert score("", "7") == 0
     with pytest.raises(ValueError, match="needs a number as reference"):
-        final_number("7", "seven")
+        score("7", "seven")
 
 
 @pytest.mark.parametrize(
@@ -81,4 +95,4 @@ def test_code_passes_only_within_its_limits(code: str, verdict: bool) -> None:
 )
 def test_a_metric_of_no_known_kind_is_refused(field: str, value: str, says: str) -> None:
     with pytest.raises(ValueError, match=f"metric 'new': {field} {says}"):
-        Metric("new", "", lambda a, r: 0.0, (Probe("a", "b", 0),), **{field: value})
+        new(**{field: value})("new")

@@ -18,6 +18,7 @@ def test_there_are_notebooks() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs_and_is_stored_without_outputs(path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nbclient import NotebookClient

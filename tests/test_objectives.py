@@ -8,7 +8,7 @@ from torch import Tensor
 
 from t2l.base_model import LoraConfig, lora_spec_from_config
 from t2l.lora import LoraWeights
-from t2l.objectives import frobenius_distance, l1_distance, product_norm, response_loss, weight_penalty
+from t2l.objectives.losses import frobenius_distance, l1_distance, product_norm, response_loss, weight_penalty
 from t2l.tasks import IGNORE_INDEX
 
 SPEC = lora_spec_from_config(CONFIGS["phi3"][0], LoraConfig(rank=3, target_modules=CONFIGS["phi3"][1]))

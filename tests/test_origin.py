@@ -11,12 +11,12 @@ from test_training import ARCHITECTURE, WIDTH, Setup
 
 from t2l import hypernetwork as hypernetworks
 from t2l.base_model import BaseModel
-from t2l.checkpoint import TrainingData, load_record, save_checkpoint
 from t2l.hypernetwork import TextToLoraConfig
-from t2l.manifest import Manifest
-from t2l.origin import Origin
-from t2l.train_run import where_from
-from t2l.training import make_optimizer
+from t2l.hypernetwork.checkpoint import TrainingData, load_record
+from t2l.tasks.manifest import Manifest
+from t2l.training.checkpoint import save_checkpoint
+from t2l.training.optimizer import make_optimizer
+from t2l.training.origin import Origin, where_from
 
 
 def first_run(base: BaseModel, folder: Path, training_data: TrainingData | None = None, whitens: bool = True) -> Setup:

@@ -14,10 +14,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from t2l.cli.overrides import names_a_path, quote_paths
+from t2l.cli.settings import compose_settings
 from t2l.config import ROOTS, register
-from t2l.overrides import names_a_path, quote_paths
-from t2l.settings import compose_settings
-from t2l.suites.hub_rendering import HubTaskConfig
+from t2l.tasks.suites.hub_rendering import HubTaskConfig
 
 PATHS = [
     "runs/train_library/seed=1", "a b", "it's", 'say "hi"', "a\\", "a'\\", "(a)", "{a}", "[a", "a[1]", "5", "1e3", "007",
@@ -109,7 +109,7 @@ def test_every_field_that_holds_a_path_is_known_as_one() -> None:
                 seen += 1
                 missed += [] if names_a_path(name) else [f"{kind.__name__}.{name}"]
     assert seen > 15
-    assert not missed, "add their last part to PATH_KEYS of t2l/overrides.py, or name them like one of PATH_ENDINGS"
+    assert not missed, "add their last part to PATH_KEYS of t2l/cli/overrides.py, or name them like one of PATH_ENDINGS"
 
 
 def test_folders_of_configs_are_paths() -> None:

@@ -12,14 +12,14 @@ import torch
 from conftest import random_adapters
 from test_cli import refused
 
-from t2l.adapter_io import save_adapter
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
-from t2l.evaluation.report import REPORT_FILES
+from t2l.base_model.files import mini_base_model_path
+from t2l.evaluation.report.report import REPORT_FILES
 from t2l.files import FileProblemError, atomic_folder, move_into, remove_folder, write_own
-from t2l.generate import folders_for
-from t2l.model_files import mini_base_model_path
-from t2l.pretrain_base import BASE_FILES
-from t2l.run import LoggerConfig, Run
+from t2l.hypernetwork.generator import folders_for
+from t2l.lora.peft_folder import save_adapter
+from t2l.run.record import LoggerConfig, Run
+from t2l.training.pretrain_base import BASE_FILES
 
 Foreign = Callable[[Path], None]
 
@@ -250,7 +250,7 @@ def test_early_checks_name_every_file_that_is_written(root: Path) -> None:
 
 
 def test_older_checkpoints_with_notes_stay(tiny_base: BaseModel, tmp_path: Path) -> None:
-    from t2l.checkpoint import OWN_FILES
+    from t2l.hypernetwork.checkpoint import OWN_FILES
 
     step = tmp_path / "step-000002"
     with atomic_folder(step, OWN_FILES) as temporary:

@@ -10,7 +10,6 @@ import torch
 from conftest import CONFIGS, random_adapters, tiny_model
 
 from t2l import hypernetwork as hypernetworks
-from t2l.adapter_io import save_adapter
 from t2l.base_model import (
     BaseModelConfig,
     LoraConfig,
@@ -21,10 +20,14 @@ from t2l.base_model import (
     lora_spec_from_config,
     meta_model,
 )
-from t2l.cli import _compose, main
+from t2l.base_model.files import model_config, shipped_folder
+from t2l.cli import main
+from t2l.cli.settings import compose_settings
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
-from t2l.injection import inject
-from t2l.memory import (
+from t2l.lora import inject
+from t2l.lora.peft_folder import save_adapter
+from t2l.objectives.losses import label_loss
+from t2l.training.memory import (
     StepShape,
     activation_bytes,
     adapter_file_bytes,
@@ -33,9 +36,7 @@ from t2l.memory import (
     hypernetwork_bytes,
     meta_hypernetwork,
 )
-from t2l.model_files import model_config, shipped_folder
-from t2l.objectives import label_loss
-from t2l.plan import plan
+from t2l.verbs.plan import plan
 
 PUBLISHED = {  # parameters in millions, as the models' publishers state them
     "mistralai/Mistral-7B-Instruct-v0.2": 7242,
@@ -70,7 +71,7 @@ def test_counts_are_the_published_ones(hypernetwork: str, millions: int) -> None
         "trainer=paper_sft",
         "d_embedding=1024",
     ]
-    found = plan(_compose("plan", overrides))
+    found = plan(compose_settings("plan", overrides))
     assert int(found.hypernetwork_parameters / 1e6) == millions
     assert found.spec.parameters_per_adapter == 32 * 8 * (4096 + 4096 + 4096 + 1024)
 
@@ -149,8 +150,9 @@ def test_meta_hypernetwork_has_the_real_ones_shapes() -> None:
 SMALL = ["base_model=smollm", "lora=qv_r8", "hypernetwork=l", "trainer=paper_sft", "length=64", "response=8"]
 
 
+@pytest.mark.slow
 def test_names_a_single_change_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    needed = plan(_compose("plan", SMALL)).memory.total / 2**30
+    needed = plan(compose_settings("plan", SMALL)).memory.total / 2**30
     main(["plan", *SMALL, f"memory_gb={needed - 0.01:.3f}"])
     out = capsys.readouterr().out
     assert "does not fit" in out
@@ -162,7 +164,7 @@ def test_names_a_single_change_that_fits(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_reconstruction_step_leaves_the_base_alone() -> None:
-    found = plan(_compose("plan", [*SMALL, "objective=reconstruction"]))
+    found = plan(compose_settings("plan", [*SMALL, "objective=reconstruction"]))
     assert (found.memory.activations, found.memory.workspace) == (0, 0)
 
 
@@ -189,7 +191,9 @@ def test_measured_step_runs_as_planned(kind: str) -> None:
     from experiments.memory.run import measure, random_base
 
     overrides = ["base_model=mini", "lora=qv_r8", "hypernetwork=s", "d_embedding=24", "length=24", "response=6"]
-    config = _compose("plan", [*overrides, f"base_model.quantization={kind}", "trainer.gradient_checkpointing=true"])
+    config = compose_settings(
+        "plan", [*overrides, f"base_model.quantization={kind}", "trainer.gradient_checkpointing=true"]
+    )
     linear = random_base(config.base_model, "cpu").model.model.layers[0].self_attn.q_proj
     assert type(linear).__name__ == ("Linear4bit" if kind == "nf4" else "Linear")
     assert measure(config, "cpu", steps=2)["tokens_per_second"] > 0

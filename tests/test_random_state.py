@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2l import random_state
 from t2l.files import read_tensors, write_tensors
+from t2l.training import random_state
 
 
 def draws() -> list[float]:

@@ -1,4 +1,5 @@
-"""A real pretrained model on real tasks, where they are at hand (they are not part of this repository)."""
+"""A pretrained model on tasks from a folder: the one that ships with t2l on rows made here, and, if they are at hand, one
+that others trained on tasks that others published (they are not part of this repository)."""
 
 from __future__ import annotations
 
@@ -9,30 +10,44 @@ from statistics import fmean
 import pytest
 import torch
 from conftest import SHARED
+from small_suites import make_suites
 
 from t2l.base_model import BaseModelConfig, LoraConfig, load_base_model, lora_spec
+from t2l.base_model.files import mini_base_model_path
 from t2l.evaluation.scoring import greedy_answers, questions_for
-from t2l.injection import inject
 from t2l.library import AdapterLibrary
-from t2l.library_training import LibraryTrainingConfig, TrainingJob, train_adapters, train_library
-from t2l.suites import FolderSuiteConfig, build
+from t2l.library.training import LibraryTrainingConfig, TrainingJob, train_adapters, train_library
+from t2l.lora import inject
 from t2l.tasks import tokenize_examples
+from t2l.tasks.suites import FolderSuiteConfig, build
 
-MODEL, TASKS = SHARED / "models/TinyStories-656K", SHARED / "data/function_vectors"
-pytestmark = pytest.mark.skipif(
-    not (MODEL.is_dir() and TASKS.is_dir()), reason=f"needs {MODEL.name} and {TASKS.name} beside the repository"
-)
+MODEL, DATA = SHARED / "models/TinyStories-656K", SHARED / "data"
 
 
-def test_tinystories_through_library_training_and_back_through_peft(tmp_path: Path) -> None:
+def needs(*folders: Path) -> None:
+    if not all(f.is_dir() for f in folders):
+        pytest.skip(f"needs {', '.join(f.name for f in folders)} of {SHARED.name} beside the repository")
+
+
+@pytest.mark.parametrize("source", ["made", "published"])
+def test_a_pretrained_model_through_library_training_and_back_through_peft(source: str, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base = load_base_model(BaseModelConfig(path=str(MODEL), device="cpu"))
-    names = ["capitalize_first_letter", "singular-plural"]
-    suite = build(FolderSuiteConfig(path=str(TASKS), tasks=names, held_fraction=0.0, train_examples=64))
+    if source == "published":
+        needs(MODEL, DATA / "function_vectors")
+        path, tasks_folder, second = str(MODEL), DATA / "function_vectors", "singular-plural"
+    else:
+        path, tasks_folder, second = (
+            str(mini_base_model_path()),
+            make_suites(tmp_path) / "function_vectors",
+            "capitalize",
+        )
+    base = load_base_model(BaseModelConfig(path=path, device="cpu"))
+    names = ["capitalize_first_letter", second]
+    suite = build(FolderSuiteConfig(path=str(tasks_folder), tasks=names, held_fraction=0.0, train_examples=64))
     spec = lora_spec(base.model, LoraConfig(rank=4, target_modules=["o_proj", "q_proj", "v_proj"]))
-    library = AdapterLibrary(tmp_path / "library", spec, str(MODEL), base.fingerprint)
+    library = AdapterLibrary(tmp_path / "library", spec, path, base.fingerprint)
     config = LibraryTrainingConfig(steps=40, rows_per_task=8, tasks_at_once=2, lr=0.01)
     tasks = suite.select(names)
     assert train_library(library, base, tasks, config, seed=0) == {}
@@ -44,16 +59,22 @@ def test_tinystories_through_library_training_and_back_through_peft(tmp_path: Pa
         with torch.no_grad():
             with inject(base.model, spec, library.load([task.name])):
                 injected = base.model(ids).logits
-            fresh = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+            fresh = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
             peft_model = PeftModel.from_pretrained(fresh, str(library.path(task.name)))
             torch.testing.assert_close(peft_model(ids).logits, injected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.skipif(not (SHARED / "data/instruction_induction").is_dir(), reason="needs instruction_induction")
 def test_an_oracle_learns_what_the_base_cannot_do(tmp_path: Path) -> None:
     """The first letter of a word: nothing that stories teach, and a matter of characters within tokens."""
-    folder = str(SHARED / "data/instruction_induction")
-    suite = build(FolderSuiteConfig(path=folder, tasks=["first_word_letter"], held_fraction=0.0, train_examples=1000))
+    needs(MODEL, DATA / "instruction_induction")
+    suite = build(
+        FolderSuiteConfig(
+            path=str(DATA / "instruction_induction"),
+            tasks=["first_word_letter"],
+            held_fraction=0.0,
+            train_examples=1000,
+        )
+    )
     base = load_base_model(BaseModelConfig(path=str(MODEL), device="cpu"))
     spec = lora_spec(base.model, LoraConfig(target_modules=["all"]))
     (task,) = suite.select(["first_word_letter"])

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModelConfig
-from t2l.checkpoint import CheckpointRecord
-from t2l.config import TrainConfig
 from t2l.encoder import EncoderConfig
-from t2l.evaluation.recipes import recipe_names
+from t2l.evaluation.checkpoint_names import recipe_names
 from t2l.hypernetwork import ResidualConfig
+from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
-from t2l.run import LoggerConfig, Run
-from t2l.training import SftConfig, TrainerConfig
+from t2l.objectives import SftConfig
+from t2l.run.record import LoggerConfig, Run
+from t2l.training.loop import TrainerConfig
+from t2l.verbs.train import TrainConfig
 
 SPEC = LoraSpec((ModuleGroup("q_proj", "q_proj", 4, 4, (0,), ("0.q_proj",)),), 2, 4.0, Scaling.standard)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_cli import refused
 
-from t2l.settings import SettingsError, compose_settings
+from t2l.cli.settings import SettingsError, compose_settings
 
-NEEDED = {"evaluate": ["library=D", "checkpoints=[D]"], "describe": ["out=D"]}
+NEEDED = {"evaluate": ["library=D", "checkpoints=[D]"], "describe": ["run_dir=D"]}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
-"""Other people's published suites, where they are at hand (they are not part of this repository): every row is read, and
-every metric gives right answers their score and wrong ones chance."""
+"""Suites as others publish them: every row is read, and every metric gives right answers their score and wrong ones chance.
+
+The same tests read rows made here (`small_suites.py`) and, if they are at hand, the published files, which are not part of
+this repository.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +15,44 @@ from typing import Any
 
 import pytest
 from conftest import SHARED
+from small_suites import SUITES, make_suites
 from test_config import composed
 
-from t2l.evaluation.code_runner import passes
+from t2l.evaluation.metrics.code_runner import passes
 from t2l.evaluation.scoring import Question, questions_for
-from t2l.suites import FolderSuiteConfig, build
-from t2l.suites.hub_rendering import Renderer
-from t2l.suites.rows import split_prompt
 from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.tasks.suites import FolderSuiteConfig, build
+from t2l.tasks.suites.hub_rendering import Renderer
+from t2l.tasks.suites.rows import split_prompt
 
 DATA, MODEL = SHARED / "data", SHARED / "models/TinyStories-656K"
-TASKS = {
+PUBLISHED = {
     "function_vectors": 46,
     "instruction_induction": 19,
     "l3_string_edit": 1798,
     "sni_subset": 70,
     "t2l_benchmarks": 10,
 }
-pytestmark = [
-    pytest.mark.usefixtures("code_allowed"),
-    pytest.mark.skipif(
-        not all((DATA / name).is_dir() for name in TASKS),
-        reason=f"needs the suites of {DATA.parent.name}/data beside the repository",
-    ),
-]
+"""how many tasks there are"""
+pytestmark = pytest.mark.usefixtures("code_allowed")
+
+
+@pytest.fixture(scope="module", params=["made", "published"])
+def counts(request: pytest.FixtureRequest) -> dict[str, int]:
+    """By suite, how many tasks it has; first of the suites made here, then of the published ones."""
+    if request.param == "made":
+        return {name: len(tasks()) for name, tasks in SUITES.items()}
+    if not all((DATA / name).is_dir() for name in PUBLISHED):
+        pytest.skip(f"needs the suites of {DATA.parent.name}/data beside the repository")
+    return PUBLISHED
 
 
 @pytest.fixture(scope="module")
-def suites() -> dict[str, TaskSuite]:
+def suites(counts: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskSuite]:
     """Every suite as it is; of the benchmarks all test rows."""
-    limits = dict.fromkeys(TASKS, 20) | {"t2l_benchmarks": 1000}
-    return {n: build(FolderSuiteConfig(path=str(DATA / n), test_examples=limits[n])) for n in TASKS}
+    data = DATA if counts is PUBLISHED else make_suites(tmp_path_factory.mktemp("data"))
+    limits = dict.fromkeys(counts, 20) | {"t2l_benchmarks": 1000}
+    return {n: build(FolderSuiteConfig(path=str(data / n), test_examples=limits[n])) for n in counts}
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +60,23 @@ def benchmarks(suites: dict[str, TaskSuite]) -> dict[str, Task]:
     return dict(suites["t2l_benchmarks"].tasks)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_every_suite_loads_renders_and_yields_questions(name: str, suites: dict[str, TaskSuite]) -> None:
+@pytest.fixture(scope="module")
+def reader(counts: dict[str, int], tokenizer: Any) -> Any:
+    """What tokenizes rows: the mini base's tokenizer, or that of a published model."""
     from transformers import AutoTokenizer
 
-    suite, tokenizer = suites[name], AutoTokenizer.from_pretrained(MODEL)
-    assert len(suite.tasks) == TASKS[name]
+    return AutoTokenizer.from_pretrained(MODEL) if counts is PUBLISHED else tokenizer
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_suite_loads_renders_and_yields_questions(
+    name: str, suites: dict[str, TaskSuite], counts: dict[str, int], reader: Any
+) -> None:
+    suite = suites[name]
+    assert len(suite.tasks) == counts[name]
     for task in suite.tasks.values():
         rows = [e for examples in task.examples.values() for e in examples[:2]]
-        assert all(t.prompt_ids and len(t.response_ids) > 1 for t in tokenize_examples(tokenizer, rows))
+        assert all(t.prompt_ids and len(t.response_ids) > 1 for t in tokenize_examples(reader, rows))
         assert len(questions_for([task], 2)) == 2
     trained = suite.split("train").tasks
     assert all(t.examples["train"] for t in suite.select(trained))
@@ -66,7 +84,7 @@ def test_every_suite_loads_renders_and_yields_questions(name: str, suites: dict[
     assert sorted(dealt) == sorted(suite.tasks)
 
 
-@pytest.mark.parametrize("name", [n for n in TASKS if n != "t2l_benchmarks"])
+@pytest.mark.parametrize("name", [n for n in PUBLISHED if n != "t2l_benchmarks"])
 def test_right_answers_of_every_suite_are_right(name: str, suites: dict[str, TaskSuite]) -> None:
     for task in suites[name].tasks.values():
         for question, example in zip(questions_for([task], 3), task.examples["test"], strict=False):

@@ -18,21 +18,15 @@ from t2l.base_model import (
     load_base_model,
     lora_spec,
 )
-from t2l.batches import RowCycle, collate
-from t2l.library_training import LibraryTrainingConfig, bytes_per_task, tasks_at_once, train_adapters
+from t2l.library.slots import SlotAdamW, SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob
+from t2l.library.snapshots import restore, take_snapshot
+from t2l.library.training import LibraryTrainingConfig, bytes_per_task, tasks_at_once, train_adapters
 from t2l.lora import LoraSpec
-from t2l.objectives import label_loss, response_loss
-from t2l.slots import (
-    SlotAdamW,
-    SlotConfig,
-    SlotTrainer,
-    TrainedAdapter,
-    TrainingJob,
-    linear_schedule,
-)
-from t2l.snapshots import restore, take_snapshot
-from t2l.suites import WordListConfig, build
+from t2l.objectives.losses import label_loss, response_loss
 from t2l.tasks import IGNORE_INDEX, TokenizedExample, tokenize_examples
+from t2l.tasks.batches import RowCycle, collate
+from t2l.tasks.suites import WordListConfig, build
+from t2l.training.schedule import linear_schedule
 
 CONFIG = SlotConfig(steps=8, rows_per_task=3, lr=0.01, check_every=2)
 
@@ -224,7 +218,7 @@ def test_patience_ends_training_with_the_best_weights(
     adapter = finish(SlotTrainer(mini_base, spec, jobs[:1], 1, config, seed=0))["keep_animals"]
     assert adapter.steps < 200
     batch = collate(jobs[0].validation_rows, mini_base.tokenizer.pad_token_id, mini_base.device)
-    from t2l.injection import inject
+    from t2l.lora import inject
 
     with torch.no_grad(), inject(mini_base.model, spec, adapter.weights):
         logits = mini_base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
@@ -294,10 +288,24 @@ def test_memory_budget_decides_tasks_at_once(mini_base: BaseModel, spec: LoraSpe
     assert tasks_at_once(mini_base, spec, jobs, replace(config, tasks_at_once=3)) == 3
 
 
-def test_autocast_trains(mini_base: BaseModel, spec: LoraSpec, jobs: list[TrainingJob]) -> None:
-    config = LibraryTrainingConfig(steps=12, rows_per_task=4, tasks_at_once=2, autocast=True)
+@pytest.mark.parametrize("change", [{}, {"autocast": True}, {"gradient_checkpointing": True}], ids=str)
+def test_passes_run_as_told(
+    mini_base: BaseModel, spec: LoraSpec, jobs: list[TrainingJob], change: dict[str, bool]
+) -> None:
+    """In bfloat16 under autocast, recomputing activations if asked; either way float32 adapters are trained."""
+    seen = set()
+
+    def look(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
+        if torch.is_grad_enabled():
+            seen.add((output.dtype, mini_base.model.is_gradient_checkpointing))
+
+    config = LibraryTrainingConfig(steps=12, rows_per_task=4, tasks_at_once=2, **change)  # type: ignore[arg-type]
+    handle = mini_base.model.get_submodule(spec.groups[0].paths[0]).register_forward_hook(look)
     first = train_adapters(mini_base, spec, jobs[:2], replace(config, steps=1), 0)
     last = train_adapters(mini_base, spec, jobs[:2], config, 0)
+    handle.remove()
+    dtype = torch.bfloat16 if config.autocast else torch.float32
+    assert seen == {(dtype, config.gradient_checkpointing)}
     assert all(b.final_loss < a.final_loss for a, b in zip(first, last, strict=True))
     assert all(t.dtype == torch.float32 for a in last for t in a.weights.tensors())
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import random_adapters
 
-from t2l import library_training, method_training
 from t2l.base_model import (
     BaseModel,
     BaseModelConfig,
@@ -25,14 +24,17 @@ from t2l.base_model import (
 from t2l.cli import main
 from t2l.files import read_json, write_json
 from t2l.library import AdapterLibrary
-from t2l.library_report import examine_library, training_outcome
-from t2l.library_training import LibraryTrainingConfig, train_library, train_multi_task
-from t2l.lora import LoraWeights, fresh_lora
-from t2l.method_training import train_method_library
-from t2l.methods import LoraMethodConfig, OptimizationConfig, build
-from t2l.methods.library import MethodLibrary
-from t2l.slots import SlotTrainer, TrainedAdapter
-from t2l.soundness import (
+from t2l.library import training as library_training
+from t2l.library.slots import SlotTrainer, TrainedAdapter
+from t2l.library.training import LibraryTrainingConfig, train_library, train_multi_task
+from t2l.lora import LoraWeights
+from t2l.lora.weights import fresh_lora
+from t2l.methods import OptimizationConfig, build
+from t2l.methods import training as method_training
+from t2l.methods.folder import MethodLibrary
+from t2l.methods.low_rank import LoraMethodConfig
+from t2l.methods.training import train_method_library
+from t2l.objectives.soundness import (
     LARGEST_SIZE,
     Judgement,
     Losses,
@@ -50,9 +52,10 @@ from t2l.soundness import (
     target_norm,
     worst,
 )
-from t2l.suites import WordListConfig
-from t2l.suites import build as build_suite
 from t2l.tasks import Task, tokenize_examples
+from t2l.tasks.suites import WordListConfig
+from t2l.tasks.suites import build as build_suite
+from t2l.verbs.library import examine_library, training_outcome
 
 CONFIG = LibraryTrainingConfig(steps=6, rows_per_task=3, tasks_at_once=2, lr=0.01)
 NAN, INF = math.nan, math.inf
@@ -290,8 +293,9 @@ def test_verdicts_by_a_history(history: list[float], verdict: str) -> None:
 
 def test_a_hypernetwork_that_exploded_is_not_written(tmp_path: Path, tiny_base: BaseModel) -> None:
     from t2l import hypernetwork as hypernetworks
-    from t2l.checkpoint import CheckpointRecord, save_checkpoint
     from t2l.hypernetwork import TextToLoraConfig
+    from t2l.hypernetwork.checkpoint import CheckpointRecord
+    from t2l.training.checkpoint import save_checkpoint
 
     spec, architecture = lora_spec(tiny_base.model, LoraConfig(rank=4)), TextToLoraConfig("s", latent=8)
     model = hypernetworks.build(architecture, spec, 8, seed=0)
@@ -373,7 +377,7 @@ def test_a_library_with_failures_ends_in_a_list_and_code_1(
     monkeypatch: pytest.MonkeyPatch,
     method: list[str],
 ) -> None:
-    from t2l import soundness
+    from t2l.objectives import soundness
 
     name = "judge_adapter" if not method else "judge_values"
     module, real, calls = (method_training if method else library_training), getattr(soundness, name), []

@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from t2l.evaluation.metrics import METRICS
-from t2l.suites import WordListConfig, build
-from t2l.suites.rows import METRIC_NEEDS
-from t2l.suites.word_list_vocabulary import ATTRIBUTES, GROUPS
-from t2l.suites.word_lists import ATTRIBUTE_STEPS, WordListRule, all_rules
+from t2l.registry import components
 from t2l.tasks import Example, PromptConfig, Task, TaskSuite
+from t2l.tasks.suites import WordListConfig, build
+from t2l.tasks.suites.rows import check_needs
+from t2l.tasks.suites.word_list_vocabulary import ATTRIBUTES, GROUPS
+from t2l.tasks.suites.word_lists import ATTRIBUTE_STEPS, WordListRule, all_rules
 
 HELD_OUT = ("unseen_combination", "unseen_composition", "unseen_category")
 
@@ -138,13 +138,19 @@ def test_too_much_held_out_says_so() -> None:
         build(WordListConfig(held_combinations=180))
 
 
-def test_suites_know_the_metrics_and_what_they_need() -> None:
-    """Suites check metrics' names while they read, before anything that scores is there."""
-    found = {
-        name: (("choices",) if m.chooses else ()) + (("tests",) if m.against == "tests" else ())
-        for name, m in METRICS.items()
-    }
-    assert found == METRIC_NEEDS
+def test_a_row_needs_what_its_metric_declares() -> None:
+    """Suites check rows while they read, before anything is scored."""
+    needy = []
+    for name, found in components("metric").items():
+        if found.make.chooses or found.make.against == "tests":
+            needy.append(name)
+            with pytest.raises(
+                ValueError, match=f"metric {name} needs (choices|test or test_list), and the row has none"
+            ):
+                check_needs(Example("a", "b"), name)
+        else:
+            check_needs(Example("a", "b"), name)
+    assert needy == ["multiple_choice", "multiple_choice_normalised", "pass_at_1"]
 
 
 def test_definitions_are_shown_only_when_asked() -> None:

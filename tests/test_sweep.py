@@ -13,8 +13,7 @@ import pytest
 from test_cli import refused
 
 from t2l.cli import main
-from t2l.command import read_command, run_sweep
-from t2l.config import config_folder
+from t2l.cli.command import command_words, read_command, run_sweep
 
 KINDS = ["value", "error", "exit", "memory", "killed", "interrupt", "fine"]
 """what the job of each seed does"""
@@ -23,7 +22,7 @@ KINDS = ["value", "error", "exit", "memory", "killed", "interrupt", "fine"]
 def work(verb: str, settings: Any) -> None:
     """Instead of pretraining: fails as the seed says, in one of the ways in which jobs do."""
     kind = KINDS[settings.seed]
-    print("began", settings.out)
+    print("began", settings.run_dir)
     if kind == "value":
         raise ValueError("rows_per_task is\ntoo large")
     if kind == "error":
@@ -36,19 +35,12 @@ def work(verb: str, settings: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "interrupt":
         raise KeyboardInterrupt
-    Path(settings.out, "done.txt").write_text("done")
+    Path(settings.run_dir, "done.txt").write_text("done")
 
 
 def sweep(kinds: str, *words: str) -> None:
-    import hydra
-
-    def launch(words: list[str], job: Any) -> None:
-        sys.argv = ["t2l", *words]
-        hydra.main(config_path=str(config_folder()), config_name="pretrain_base", version_base="1.3")(job)()
-
-    command = read_command("pretrain_base", ["-m", "out=out", f"seed={kinds}", *words])
-    assert command is not None
-    run_sweep(command, work, launch)
+    words_typed = command_words("pretrain_base", ["-m", "out=out", f"seed={kinds}", *words])
+    run_sweep(read_command("pretrain_base", words_typed), work)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +103,7 @@ def test_jobs_of_submitit_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_job_is_checked_before_any_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "lr and clip must be positive" in refused(capsys, "train", "-m", "seed=1,2", "trainer.lr=0.1,-1")
+    assert "trainer.lr must be positive, not -1" in refused(capsys, "train", "-m", "seed=1,2", "trainer.lr=0.1,-1")
     assert not list(tmp_path.iterdir())
 
 

@@ -27,7 +27,6 @@ from transformers import (
 )
 
 from t2l import hypernetwork as hypernetworks
-from t2l.adapter_io import load_adapter, save_adapter
 from t2l.base_model import (
     BaseModel,
     BaseModelConfig,
@@ -40,10 +39,12 @@ from t2l.base_model import (
     verify_frozen,
 )
 from t2l.hypernetwork import ResidualConfig
-from t2l.injection import inject
-from t2l.lora import LoraWeights
+from t2l.lora import LoraWeights, inject
+from t2l.lora.peft_folder import load_adapter, save_adapter
+from t2l.objectives import SftConfig, SftObjective, Steps
 from t2l.tasks import TokenizedExample
-from t2l.training import SftConfig, SftObjective, TrainerConfig, make_optimizer
+from t2l.training.loop import TrainerConfig
+from t2l.training.optimizer import make_optimizer
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LLAMA3_ROPE = {
@@ -135,11 +136,11 @@ def go_the_whole_path(base: BaseModel, targets: list[str], trainer: TrainerConfi
     hypernetwork = hypernetworks.build(ResidualConfig(width=16, description_width=8), spec, 12, seed=0)
     rows = [[TokenizedExample((5, 6 + i, 7), (8, 2)), TokenizedExample((9, 6), (4, 2))] for i in range(3)]
     embeddings = [torch.randn(2, 12, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    objective = SftObjective(SftConfig(), trainer, 0, base, rows, embeddings)
+    steps = Steps(SftObjective(SftConfig(), trainer, base, rows), embeddings, trainer, 0)
     optimizer, losses = make_optimizer(trainer, hypernetwork), []
     with verify_frozen(base.model):
         for _ in range(8):
-            losses.append(objective.backward(hypernetwork, 0)["train/loss"])
+            losses.append(steps.backward(hypernetwork, 0)["train/loss"])
             optimizer.step()
             optimizer.zero_grad()
     assert losses[-1] < losses[0] - 0.1

@@ -9,33 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_adapters
-from test_training import ARCHITECTURE, TRAINER, WIDTH, KilledError, Setup, small_suite
+from test_training import ARCHITECTURE, TRAINER, WIDTH, KilledError, Setup, resumptions, small_suite
 
 from t2l import hypernetwork as hypernetworks
-from t2l import random_state
 from t2l.base_model import BaseModel
-from t2l.checkpoint import (
-    find_checkpoint,
-    how_chosen,
-    latest_checkpoint,
-    load_record,
-    resume,
-    save_checkpoint,
-)
 from t2l.evaluation.selected import selection_text, splits_to_score
+from t2l.evaluation.validation import Validator, distance_to, held_out, parts_of
 from t2l.files import FileProblemError, read_tensors, write_json, write_tensors
 from t2l.hypernetwork import Hypernetwork
+from t2l.hypernetwork.checkpoint import find_checkpoint, how_chosen, latest_checkpoint, load_record
+from t2l.hypernetwork.selection import Selection
 from t2l.library import AdapterLibrary
-from t2l.selection import Selection
+from t2l.objectives import ReconstructionConfig, ReconstructionObjective
 from t2l.tasks import Split, Task, TaskSuite
-from t2l.training import (
-    ReconstructionConfig,
-    ReconstructionObjective,
-    TrainerConfig,
-    Validation,
-    make_optimizer,
-)
-from t2l.validation import Validator, check_parts, distance_to, held_out, parts_of
+from t2l.training import Validation, random_state
+from t2l.training.checkpoint import resume, save_checkpoint
+from t2l.training.loop import TrainerConfig
+from t2l.training.optimizer import make_optimizer
+from t2l.verbs.train import check_parts
 
 VALIDATED = replace(TRAINER, validate_every=3, validation_tasks=2, validation_rows=2)
 
@@ -138,12 +129,17 @@ def test_best_and_last_are_kept_and_found(tiny_base: BaseModel, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("die_at", [4, 7, 10])
-def test_the_record_of_the_best_survives_kills(tiny_base: BaseModel, tmp_path: Path, die_at: int) -> None:
+def test_the_record_of_the_best_survives_kills(
+    tiny_base: BaseModel, tmp_path: Path, die_at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     whole, broken = (Setup(tiny_base, tmp_path / name, trainer=VALIDATED) for name in ("whole", "broken"))
     whole.run()
     with pytest.raises(KilledError):
         broken.run(die_at)
     broken.run()
+    (resumed,) = resumptions(caplog)
+    assert 0 < int(resumed.rsplit(" ", 1)[1]) <= die_at
     one, two = (load_record(find_checkpoint(Path(f"{s.folder}:last"))) for s in (whole, broken))
     assert one == two
     assert find_checkpoint(whole.folder).name == find_checkpoint(broken.folder).name
@@ -198,14 +194,12 @@ def test_distance_to_library_adapters_of_validation_tasks(tiny_base: BaseModel, 
         library.save(name, random_adapters(spec, 1, seed=i), {})
     tasks = held_out(suite, trained, library, 64)
     assert [t.name for t in tasks] == list(suite.splits["validation"].tasks)
-    objective = ReconstructionObjective(
-        ReconstructionConfig(standardise=False), TRAINER, 0, random_adapters(spec, 2), [torch.randn(1, WIDTH)] * 2
-    )
+    objective = ReconstructionObjective(ReconstructionConfig(standardise=False), random_adapters(spec, 2))
     model = hypernetworks.build(ARCHITECTURE, spec, WIDTH, seed=0).eval()
     known = [torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     with torch.no_grad():
         one, both = (distance_to(library, tasks, known, objective, n)(model) for n in (1, 2))
-        expected = objective.distance(model, model(torch.cat(known)), library.load([t.name for t in tasks]))
+        expected = objective.distance(model, model.generate(torch.cat(known)), library.load([t.name for t in tasks]))
     assert one == pytest.approx(both, rel=1e-5)
     assert both == pytest.approx(float(expected), rel=1e-5)
 
@@ -275,10 +269,10 @@ def test_checkpoints_of_earlier_versions_resume(tiny_base: BaseModel, tmp_path: 
     ("change", "says"),
     [
         ({"patience": 2}, "set trainer.validate_every"),
-        ({"validate_every": 2, "select_by": "train/loss"}, "must be one of validation/loss, validation/score"),
+        ({"validate_every": 2, "select_by": "train/loss"}, "must be validation/loss, validation/score"),
         ({"validate_every": 2, "select_by": "validation/score"}, "needs trainer.validate_score=true"),
         ({"validate_every": 0}, "at least 1, or null"),
-        ({"schedule": "cosine"}, "must be one of linear, constant"),
+        ({"schedule": "cosine"}, "must be linear or constant"),
         ({"warmup_steps": 0}, "at least 1, or null"),
     ],
 )

@@ -40,13 +40,13 @@ def _cells(bases: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _config(cell: dict[str, Any], more: Sequence[str]) -> Any:
-    from t2l.cli import _compose
+    from t2l.cli.settings import compose_settings
 
     overrides = [
         f"base_model={cell['base_model']}", f"base_model.quantization={cell['quantization']}",
         f"hypernetwork={cell['hypernetwork']}", *OVERRIDES, *(SAVING if cell["saving"] else ()), *more,
     ]  # fmt: skip
-    return _compose("plan", overrides)
+    return compose_settings("plan", overrides)
 
 
 def random_base(config: Any, device: str) -> Any:
@@ -55,8 +55,8 @@ def random_base(config: Any, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     from t2l.base_model import BaseModel, Quantization, freeze
-    from t2l.model_files import model_config
-    from t2l.suites.word_list_tokenizer import build_tokenizer
+    from t2l.base_model.files import model_config
+    from t2l.tasks.suites.word_list_tokenizer import build_tokenizer
 
     torch.manual_seed(0)
     architecture = model_config(config.path)
@@ -99,8 +99,9 @@ def measure(config: Any, device: str, steps: int = 5) -> dict[str, float]:
 
     from t2l import hypernetwork as hypernetworks
     from t2l.base_model import lora_spec
+    from t2l.objectives import SftObjective, Steps
     from t2l.tasks import TokenizedExample
-    from t2l.training import SftObjective, make_optimizer
+    from t2l.training.optimizer import make_optimizer
 
     trainer = replace(config.trainer, tasks_per_step=ROWS, rows_per_task=1)
     before = _resident_gib()
@@ -110,12 +111,12 @@ def measure(config: Any, device: str, steps: int = 5) -> dict[str, float]:
     prompt = tuple(range(5, 5 + config.length - config.response))
     row = TokenizedExample(prompt, tuple(range(5, 5 + config.response)))
     embeddings = [torch.randn(1, config.d_embedding) for _ in range(ROWS)]
-    objective = SftObjective(config.objective, trainer, 0, base, [[row]] * ROWS, embeddings)
+    training = Steps(SftObjective(config.objective, trainer, base, [[row]] * ROWS), embeddings, trainer, 0)
     optimizer = make_optimizer(trainer, hypernetwork)
     times = []
     for step in range(steps):
         began = time.perf_counter()
-        objective.backward(hypernetwork, step)
+        training.backward(hypernetwork, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if device.startswith("cuda"):
@@ -148,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default=None, help="device to measure on, like cuda; none: estimates alone")
     parsed = parser.parse_args(arguments)
     from t2l.files import write_json
-    from t2l.plan import plan
-    from t2l.run import environment
+    from t2l.run.record import environment
+    from t2l.verbs.plan import plan
 
     rows = []
     for cell in islice(_cells(parsed.bases.split(",")), parsed.cells):

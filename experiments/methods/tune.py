@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from t2l import suites
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
-from t2l.batches import collate
 from t2l.evaluation.board import BoardConfig, view_split
 from t2l.evaluation.scoring import greedy_answers, questions_for
-from t2l.method_training import initial_seed, train_attached
-from t2l.methods import METHODS, Method, OptimizationConfig
-from t2l.objectives import response_loss
-from t2l.tasks import Task, TaskSuite, tokenize_examples
+from t2l.methods import Method, OptimizationConfig, build
+from t2l.methods.training import initial_seed, train_attached
+from t2l.objectives.losses import response_loss
+from t2l.registry import component
+from t2l.tasks import Task, TaskSuite, suites, tokenize_examples
+from t2l.tasks.batches import collate
 
 SEED, TASKS, SCORED = 0, 4, 24
 OV = ["o_proj", "v_proj"]
@@ -116,16 +116,15 @@ def main(out: Path, names: list[str]) -> None:
     """Tries every candidate of the named methods and appends what came out."""
     suite = suites.build(suites.WordListConfig())
     tasks = tuning_tasks(suite)
-    kinds = {method.name: (kind, method) for kind, method in METHODS.items()}
     bases: dict[str, BaseModel] = {}
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     done = [(x["method"], x["settings"], x["lr"], x["steps"]) for x in lines]
     for name in names:
-        kind, made = kinds[name]
+        kind: Any = component("method", name).config
         for settings, optimization in candidates(name):
             if (name, settings, optimization.lr, optimization.steps) in done:
                 continue
-            method = made(kind(optimization=optimization, **settings))
+            method = build(kind(optimization=optimization, **settings))
             config = method.base_config(BaseModelConfig(device="cpu"))
             if config.quantization not in bases:
                 bases[config.quantization] = load_base_model(config)

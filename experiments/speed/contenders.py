@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model
-from t2l.batches import TokenBatch
 from t2l.lora import LoraSpec, Scaling
-from t2l.objectives import response_loss
-from t2l.suites import WordListConfig, build
+from t2l.objectives.losses import response_loss
 from t2l.tasks import TaskSuite, TokenizedExample, tokenize_examples
+from t2l.tasks.batches import TokenBatch
+from t2l.tasks.suites import WordListConfig, build
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,13 @@ from experiments.speed.contenders import (
 )
 from experiments.speed.settings import quickstart
 from experiments.speed.timing import interleave, peak_bytes
-from t2l.adapter_io import save_adapter
 from t2l.base_model import BaseModel, lora_spec
-from t2l.batches import collate_prompts
 from t2l.evaluation.scoring import Question, greedy_answers, questions_for
-from t2l.lora import LoraSpec, LoraWeights, fresh_lora
+from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora.peft_folder import save_adapter
+from t2l.lora.weights import fresh_lora
 from t2l.tasks import tokenize_prompts
+from t2l.tasks.batches import collate_prompts
 
 FEW_QUESTIONS = 4
 """per adapter, in the sweep over adapters"""

@@ -16,9 +16,9 @@ import torch
 
 from experiments.speed.case import Case
 from experiments.speed.timing import interleave, peak_bytes
-from t2l.adapter_io import save_adapter
 from t2l.hypernetwork import Hypernetwork, TextToLoraConfig, build
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
+from t2l.lora.peft_folder import save_adapter
 
 D_EMBEDDING = 1024
 CHUNK = 16

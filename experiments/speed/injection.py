@@ -15,8 +15,7 @@ from torch import nn
 
 from experiments.speed.case import Case, Target
 from experiments.speed.timing import interleave, peak_bytes
-from t2l.injection import inject
-from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
+from t2l.lora import LoraSpec, LoraWeights, ModuleGroup, inject
 
 MOST_GATHERED = 2**28
 """values that the per-token formulation may gather; above, it is left out"""

@@ -35,9 +35,9 @@ from experiments.speed.contenders import (
 from experiments.speed.settings import quickstart
 from experiments.speed.timing import Call, interleave, peak_bytes
 from t2l.base_model import BaseModel, lora_spec
-from t2l.batches import TokenBatch, collate
+from t2l.library.slots import SlotConfig, SlotTrainer, TrainingJob
 from t2l.lora import LoraSpec
-from t2l.slots import SlotConfig, SlotTrainer, TrainingJob
+from t2l.tasks.batches import TokenBatch, collate
 
 
 @dataclass(frozen=True)

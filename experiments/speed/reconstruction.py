@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.speed.case import Case, Target
 from experiments.speed.timing import interleave, peak_bytes
 from t2l.lora import LoraWeights
-from t2l.objectives import frobenius_distance, l1_distance
+from t2l.objectives.losses import frobenius_distance, l1_distance
 
 NEARNESS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """relative size of the difference between the adapters whose distance is checked"""

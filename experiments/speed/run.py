@@ -36,7 +36,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _about(device: Any, scale: str) -> dict[str, Any]:
     import torch
 
-    from t2l.run import environment
+    from t2l.run.record import environment
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {"device": name, "threads": torch.get_num_threads(), "scale": scale, "environment": environment()}

@@ -35,12 +35,14 @@ from experiments.speed.contenders import (
 from experiments.speed.settings import quickstart
 from experiments.speed.timing import Call, flops, interleave_loop, peak_bytes
 from t2l.base_model import BaseModel, lora_spec
-from t2l.batches import collate
-from t2l.checkpoint import CheckpointRecord
 from t2l.hypernetwork import TextToLoraConfig, build
-from t2l.run import LoggerConfig, Run
+from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.objectives import SftObjective, Steps
+from t2l.run.record import LoggerConfig, Run
 from t2l.tasks import TokenizedExample
-from t2l.training import Objective, SftObjective, TrainerConfig, train
+from t2l.tasks.batches import collate
+from t2l.training import train
+from t2l.training.loop import TrainerConfig
 
 D_EMBEDDING = 4 * 384
 """width of the quickstart's description embeddings: four layers of MiniLM"""
@@ -80,16 +82,16 @@ SCALES = {
 
 @dataclass(frozen=True)
 class _Marked:
-    """An objective that tells when a step begins."""
+    """Steps that tell when they begin."""
 
-    through_base = True
-    objective: Objective
+    needs_base = True
+    steps: Steps
     mark: Call
 
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
-        """One step of the objective."""
+        """One step."""
         self.mark()
-        return self.objective.backward(hypernetwork, step)
+        return self.steps.backward(hypernetwork, step)
 
 
 def _loop(
@@ -100,7 +102,7 @@ def _loop(
     spec = lora_spec(base.model, config.lora)
     architecture = TextToLoraConfig() if on_cuda else config.hypernetwork
     embeddings = list(torch.randn(len(rows), 1, D_EMBEDDING, generator=torch.Generator().manual_seed(0)))
-    objective = SftObjective(config.sft, trainer, 0, base, rows, embeddings)
+    steps = Steps(SftObjective(config.sft, trainer, base, rows), embeddings, trainer, 0)
     record = CheckpointRecord(
         0, "sft", architecture, spec, D_EMBEDDING, "random", base.fingerprint, base.name, {"benchmark": True}
     )
@@ -108,9 +110,7 @@ def _loop(
     def loop(mark: Call) -> None:
         hypernetwork = build(architecture, spec, D_EMBEDDING, 0).to(base.device)
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            train(
-                trainer, _Marked(objective, mark), hypernetwork, Run(Path(name), "train", {}, LoggerConfig()), record, 0
-            )
+            train(trainer, _Marked(steps, mark), hypernetwork, Run(Path(name), "train", {}, LoggerConfig()), record, 0)
 
     return loop
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from t2l.describe.describers import Describer, EndpointConfig, LocalModelConfig, build
 from t2l.describe.describing import DescribeConfig, describe_tasks
 from t2l.describe.judging import REJECTIONS, AcceptConfig, Judge, parse_descriptions
-from t2l.describe.sources import Describer, EndpointConfig, LocalModelConfig, build
 
 __all__ = [
     "REJECTIONS",

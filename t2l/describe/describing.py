@@ -1,8 +1,8 @@
 """Asks a describer for descriptions of tasks, round by round, until each task has enough that are worth keeping.
 
-    <out>/<task>/replies.jsonl    every reply as it came, by round
-    <out>/<task>/metadata.yaml    {descriptions: [str, ...], provenance: {...}}, made from the replies alone
-    <out>/<task>/prompt.txt       the prompt's template
+    <run_dir>/<task>/replies.jsonl    every reply as it came, by round
+    <run_dir>/<task>/metadata.yaml    {descriptions: [str, ...], provenance: {...}}, made from the replies alone
+    <run_dir>/<task>/prompt.txt       the prompt's template
 
 A round is one request. Its prompt and seed follow from the task and the round's number, not from other replies, so
 rounds may run at once and arrive in any order; they are judged in the order of their numbers. A task asks as many
@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
+from t2l.describe.describers import Describer
 from t2l.describe.judging import AcceptConfig, Judge, parse_descriptions
 from t2l.describe.replies import Reply, ReplyFile, Request, sha256
-from t2l.describe.sources import Describer
 from t2l.files import check_own, write_own
-from t2l.progress import Progress
+from t2l.run.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import Example, Task, TaskSuite
 
@@ -66,6 +66,7 @@ class DescribeConfig:
     """`t2l describe`: descriptions of tasks, written by a language model."""
 
     suite: Any = None
+    """where the tasks come from"""
     describer: Any = None
     """who writes: endpoint or local_model"""
     splits: list[str] | None = None
@@ -85,6 +86,7 @@ class DescribeConfig:
     max_rounds: int = 40
     """requests after which a task is given up"""
     accept: AcceptConfig = field(default_factory=AcceptConfig)
+    """which descriptions are kept"""
     allow_incomplete: bool = False
     """whether tasks that were given up are written with what there is, instead of failing in the end"""
     prompt: str = PROMPT
@@ -93,12 +95,12 @@ class DescribeConfig:
     """values of $style, round by round in turn"""
     seed: int = 0
     """decides which examples are shown, and each request's sampling"""
-    out: str = ""
+    run_dir: str = ""
     """folder to write"""
 
     def __post_init__(self) -> None:
-        if not self.out:
-            raise ValueError("out is empty: give the folder to write, out=DIR")
+        if not self.run_dir:
+            raise ValueError("run_dir is empty: give the folder to write, run_dir=DIR")
         for key in ("n", "definitions", "example_characters", "per_request", "max_rounds"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
@@ -135,7 +137,7 @@ def _examples_to_show(config: DescribeConfig, task: Task, round_number: int) -> 
 def render_prompt(config: DescribeConfig, task: Task, round_number: int) -> str:
     """The prompt of a task's round.
 
-    Raises ValueError where the task has no training description.
+    Raises ValueError if the task has no training description.
     """
     definitions = task.descriptions.get("train", ())[: config.definitions]
     if not definitions:
@@ -160,12 +162,12 @@ class TaskDescriptions:
     def __init__(self, config: DescribeConfig, task: Task, describer: Describer) -> None:
         """Reads the replies there are.
 
-        Raises ValueError where they answer other requests than this configuration makes, or a file was changed by hand.
+        Raises ValueError if they answer other requests than this configuration makes, or a file was changed by hand.
         """
         self.config, self.task, self.describer = config, task, describer
         if task.name.startswith(".") or Path(task.name).name != task.name:
             raise ValueError(f"task {task.name!r} cannot name a folder of descriptions")
-        self.folder = Path(config.out) / task.name
+        self.folder = Path(config.run_dir) / task.name
         # Of a folder from before its files were recorded, this is told when one would change.
         check_own(self.folder, (METADATA, PROMPT_FILE), owns=(METADATA, PROMPT_FILE))
         self.replies = ReplyFile(self.folder / REPLIES)
@@ -189,7 +191,7 @@ class TaskDescriptions:
         return not self.missing or self.judged == self.config.max_rounds
 
     def ask(self, number: int) -> None:
-        """Asks a round and writes its reply down. Raises ValueError where the describer gives none."""
+        """Asks a round and writes its reply down. Raises ValueError if the describer gives none."""
         prompt = render_prompt(self.config, self.task, number)
         request = self._request(number, prompt)
         text = self.describer.reply(prompt, request.seed)
@@ -302,7 +304,7 @@ def describe_tasks(config: DescribeConfig, suite: TaskSuite, tasks: Sequence[Tas
 
     A request whose reply is in the folder is not made again, and the same replies make the same metadata.yaml.
 
-    Raises ValueError where the folder holds replies to other requests, another process works in it, the describer
+    Raises ValueError if the folder holds replies to other requests, another process works in it, the describer
     fails, or a task is incomplete and that is not allowed.
     """
     from filelock import FileLock, Timeout
@@ -314,14 +316,14 @@ def describe_tasks(config: DescribeConfig, suite: TaskSuite, tasks: Sequence[Tas
     unshown = [t.name for t in tasks if config.examples and not _examples_to_show(config, t, 0)]
     if unshown:
         log.warning("no training examples to show of %d tasks, the first: %s", len(unshown), unshown[0])
-    out = Path(config.out)
+    out = Path(config.run_dir)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, timeout=0):
             works = [TaskDescriptions(config, task, describer) for task in tasks]
             _ask_all(works, describer, {"name": suite.name, "sha256": suite.content_hash()})
     except Timeout:
-        raise ValueError(f"another `t2l describe` works in {out}: wait for it, or choose another out") from None
+        raise ValueError(f"another `t2l describe` works in {out}: wait for it, or choose another run_dir") from None
     incomplete = {w.task.name: len(w.judge.accepted) for w in works if w.missing}
     if incomplete:
         names = [f"{name} ({count})" for name, count in incomplete.items()]

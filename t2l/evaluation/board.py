@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from t2l.adapters import digest_of
 from t2l.base_model import BaseModel
-from t2l.evaluation.contenders import Contender, Entry, SplitView
+from t2l.checks import at_least, positive
+from t2l.evaluation.contenders.interface import Contender, Entry, SplitView
 from t2l.evaluation.costs import Making, Usage, multiplied_weights
 from t2l.evaluation.scoring import Answer, greedy_answers
 from t2l.evaluation.statistics import Estimate, Scores, estimate
 from t2l.evaluation.store import Batches, CellStore
 from t2l.lora import LoraSpec
-from t2l.progress import Progress
+from t2l.lora.source import digest_of
+from t2l.run.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import TaskSuite, render_prompts
 
@@ -44,12 +45,8 @@ class BoardConfig:
     theirs (a batch has a copy of its adapter for every row beside it)"""
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            if key == "adapter_memory_gb":
-                if value <= 0:
-                    raise ValueError(f"evaluation.{key} must be positive, not {value}")
-            elif value is not None and value < 1:
-                raise ValueError(f"evaluation.{key} must be at least 1, not {value}")
+        at_least(self, 1, *(key for key in vars(self) if key != "adapter_memory_gb"), under="evaluation")
+        positive(self, "adapter_memory_gb", under="evaluation")
 
     @property
     def adapter_memory(self) -> int:
@@ -243,11 +240,11 @@ class Board:
                 again (splits that differ in phrasing alone, for what uses no description), that is taken.
             is_variant: of another contender on the board, whose inputs it may share.
 
-        Raises SameInputsError where another contender fed the base the same on this split.
+        Raises SameInputsError if another contender fed the base the same on this split.
         """
-        if self.store is not None and hasattr(contender, "keep_in"):
+        if self.store is not None:
             contender.keep_in(self.store, self.conditions)
-        entry, spec = contender.enter(view), getattr(contender, "spec", self.spec)
+        entry, spec = contender.enter(view), contender.spec or self.spec
         recipe = self._recipe(entry, spec)
         stored = self.store.read(contender.name, view.name, recipe) if self.store is not None else None
         run = next((r for r in earlier if r.recipe == recipe), None)
@@ -318,14 +315,14 @@ class Board:
                         earlier.append(run)
                         runs[contender.name, view.name].append(run)
                 finally:
-                    getattr(contender, "close", lambda: None)()
+                    contender.close()
         return [self.cell(name, split, found) for (name, split), found in runs.items()]
 
 
 def paired_difference(one: Cell, other: Cell, samples: int, seed: int) -> Estimate:
     """Mean of `one` minus `other` on the same examples, with its bootstrap interval.
 
-    Raises ValueError where they did not answer the same examples.
+    Raises ValueError if they did not answer the same examples.
     """
     if one.tasks != other.tasks:
         raise ValueError(f"{one.contender} and {other.contender} did not answer the same examples")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from t2l.confidence import Calibration, auroc, calibration_error, distances, reliability
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.board import Cell
-from t2l.evaluation.conditioning import Generated
-from t2l.evaluation.foreign import FOREIGN_SENTENCES
+from t2l.evaluation.checkpoints import ScoredCheckpoint
+from t2l.evaluation.contenders.generated import Generated
+from t2l.evaluation.context import Context
+from t2l.evaluation.unrelated_sentences import FOREIGN_SENTENCES
+from t2l.hypernetwork.confidence import Calibration, auroc, calibration_error, distances, reliability
+from t2l.hypernetwork.kept_calibration import keep_calibration
 from t2l.seeding import generator_for
 
+log = logging.getLogger(__name__)
 NOT_HELD_OUT = "train"
 
 
@@ -90,3 +97,35 @@ def calibrate(
             "fitted_on": "a seeded half of the scored tasks: every split but train, and random text",
         },
     )
+
+
+def calibrate_checkpoints(context: Context, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Calibrates the confidence of every checkpoint that says where its training tasks lie; what came out, by contender.
+
+    With `keep_calibration` it is left with the checkpoint.
+    """
+    found: dict[str, Any] = {}
+    for checkpoint in context.checkpoints:
+        data, encoder, matched = checkpoint.training_data, checkpoint.encoder, checkpoint.matched
+        if data is None or not encoder.reads_any_text or all(v.name == NOT_HELD_OUT for v in context.scope.views):
+            log.info("checkpoint %s: no confidence to calibrate (no held-out split, or no record)", checkpoint.path)
+            continue
+        number = [c for c in context.checkpoints if c.name == checkpoint.name].index(checkpoint)
+        step, seed = checkpoint.record.step, context.config.seed
+        calibration = calibrate(matched, data.centres, step, cells, number, encoder, seed)
+        if context.config.keep_calibration:
+            _keep(context, checkpoint, calibration)
+        found.setdefault(matched.name, dict(calibration.about))
+    return found
+
+
+def _keep(context: Context, checkpoint: ScoredCheckpoint, calibration: Calibration) -> None:
+    """Leaves a calibration with its checkpoint, unless the scores do not hold for how the adapters will be used."""
+    is_shown, suite = context.config.prompt.is_shown, context.scope.suite
+    if is_shown or not context.scope.conditions.is_as_trained:
+        why = "the base read the descriptions, too" if is_shown else "scored otherwise than trained"
+        log.warning("calibration of %s not kept: %s", checkpoint.path, why)
+        return
+    of = {"suite": suite.name, "suite_sha256": suite.content_hash()}
+    about = {**calibration.about, **of, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    log.info("%s", keep_calibration(checkpoint.folder, replace(calibration, about=about)))

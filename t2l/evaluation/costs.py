@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from t2l.targets import linear_shape
+from t2l.base_model.targets import linear_shape
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Costs:
     """What a contender's adapters cost, once.
 
     `training_time_s` is seconds per task, one task after another; `generation_time_s` seconds per
-    adapter, many at a time; None where there is none.
+    adapter, many at a time; None if there is none.
     """
 
     trainable_parameters: float
@@ -39,7 +39,7 @@ class Making:
 
     @property
     def each_s(self) -> float | None:
-        """Seconds per adapter; None where none was made."""
+        """Seconds per adapter; None if none was made."""
         return self.time_s / self.count if self.count else None
 
 
@@ -70,7 +70,7 @@ def multiplied_weights(model: nn.Module) -> int:
 
 
 def mean_usage(usages: Sequence[Usage]) -> Usage | None:
-    """Means weighted by questions; None where nothing was answered."""
+    """Means weighted by questions; None if nothing was answered."""
     total = sum(u.n_questions for u in usages)
     if not total:
         return None
@@ -82,7 +82,7 @@ def mean_usage(usages: Sequence[Usage]) -> Usage | None:
 
 
 def mean_costs(records: Sequence[Mapping[str, Any]]) -> Costs:
-    """Means over the provenance of tasks. Raises ValueError where there is none."""
+    """Means over the provenance of tasks. Raises ValueError if there is none."""
     if not records:
         raise ValueError("a library without tasks has no costs: train it first")
     times = [r["training_time_s"] for r in records]
@@ -99,7 +99,7 @@ def _digits(value: float | None, digits: int) -> float | None:
 
 
 def cost_row(contender: str, costs: Costs | None, usage: Usage | None) -> dict[str, Any]:
-    """A contender's costs as a row of report.json; None where it has none of a kind."""
+    """A contender's costs as a row of report.json; None if it has none of a kind."""
     return {
         "contender": contender,
         "trainable_parameters": round(costs.trainable_parameters) if costs else 0,

@@ -9,19 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from t2l.checkpoint import find_checkpoint, load_record, load_training_data
-from t2l.evaluation.contenders import SplitView
+from t2l.evaluation.contenders.interface import SplitView, kinds
+from t2l.evaluation.scope import Scope
+from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, load_training_data
+from t2l.hypernetwork.kept_calibration import check_writable
 from t2l.library import MULTI_TASK, library_record
-from t2l.library_data import trained_on
-from t2l.manifest import Manifest, Overlap, refuse
-from t2l.methods.library import MethodLibrary
+from t2l.library.trained_on import trained_on
+from t2l.methods.folder import MethodLibrary
 from t2l.tasks import TaskSuite
+from t2l.tasks.manifest import Manifest, Overlap, refuse
 
 log = logging.getLogger(__name__)
-OF_MANY = ("library_mean", "nearest", "arrow", "lorahub")
-"""contenders made from the library's adapters of the training tasks"""
-CHOOSES_FORMAT = ("icl", "prompted_icl")
-"""contenders that also try formats on a task's validation examples, or on its other training examples"""
 ADVICE = (
     "Take the suite (and suite.seed) that the library was trained on, which deals other rows to each use, leave the split "
     "out, or train a library on this suite"
@@ -74,16 +72,19 @@ class DataChecks:
         folder, record = Path(path), library_record(Path(path))
         if not self._views:
             return
-        definition, asked = record.get("definition", "hidden"), set(contenders)
-        if "oracle" in asked:
-            self._own(f"library={path}, contender oracle:", folder / "adapters", definition)
-        many = [name for name in OF_MANY if name in asked]
-        if many:
+        definition = record.get("definition", "hidden")
+        first: dict[str, str] = {}
+        for name, kind in kinds().items():
+            if name in contenders and kind.needs.library:
+                first.setdefault(kind.needs.library, f"library={path}, contender {name}:")
+        if "own" in first:
+            self._own(first["own"], folder / "adapters", definition)
+        if "training_tasks" in first:
             adapters = [folder / "adapters" / task for task in training_tasks]
-            self._shared(f"library={path}, contender {many[0]}:", adapters, definition)
-        if "multi_task" in asked:
-            self._shared(f"library={path}, contender multi_task:", [folder / "static" / MULTI_TASK], definition)
-        if many or asked & {"oracle", "multi_task"}:
+            self._shared(first["training_tasks"], adapters, definition)
+        if "multi_task" in first:
+            self._shared(first["multi_task"], [folder / "static" / MULTI_TASK], definition)
+        if first:
             self._note_suite(f"library {path}", record.get("suite"))
 
     def method_library(self, path: str) -> None:
@@ -94,12 +95,13 @@ class DataChecks:
 
     def own_examples(self, needed: Mapping[str, int]) -> None:
         """Contenders that are shown or trained on a scored task's own training examples: the first so many of each task."""
+        known = kinds()
         for name, count in needed.items():
             for view in self._views:
                 for task in view.tasks:
                     scored = {(e.input, e.output) for e in task.examples.get("test", ())[: view.examples]}
                     shown = [*task.examples.get("train", ())[:count]]
-                    if name in CHOOSES_FORMAT:
+                    if known[name].needs.chooses_format:
                         shown += task.examples.get("validation") or task.examples.get("train", ())
                     if both := len(scored & {(e.input, e.output) for e in shown}):
                         raise ValueError(
@@ -155,3 +157,28 @@ class DataChecks:
             f"({self._trained.content_hash()[:12]}); no scored example is among the rows of its task that it recorded"
         )
         log.warning("%s", self.notes[-1])
+
+
+def check_data(
+    scope: Scope, suite: TaskSuite | None = None, views: Sequence[SplitView] | None = None, is_strict: bool = True
+) -> DataChecks:
+    """What the scored splits share with training. Raises ValueError if a split is not what it claims.
+
+    Args:
+        suite: what is scored, if not the scope's suite.
+        views: its splits, likewise.
+        is_strict: whether what was trained on unknown rows of other data is refused, too.
+    """
+    config = scope.config
+    checks = DataChecks(suite or scope.suite, scope.trained, scope.views if views is None else views, is_strict)
+    for path in config.checkpoints:
+        checks.checkpoint(path)
+        if config.keep_calibration:
+            check_writable(find_checkpoint(Path(path)))
+    if config.library:
+        checks.library(config.library, config.contenders, scope.training_tasks)
+    for path in config.method_libraries:
+        checks.method_library(path)
+    asked = {name: kind.needs for name, kind in kinds(config.contenders).items()}
+    checks.own_examples({name: needs.examples(config) for name, needs in asked.items() if needs.examples})
+    return checks

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from t2l.base_model import BaseModel, BaseModelConfig
-from t2l.checkpoint import CheckpointRecord, own_encoder
-from t2l.encoder import AnyEncoderConfig, CausalLMEncoderConfig, OwnEncoderConfig, TaskEncoder, config_from_json
-from t2l.evaluation.conditioning import DescriptionBank
+from t2l.encoder import TaskEncoder, config_from_json, is_own
+from t2l.evaluation.contenders.generated import DescriptionBank
+from t2l.hypernetwork.checkpoint import CheckpointRecord, own_encoder, with_base_at
 from t2l.tasks import Task
 
 log = logging.getLogger(__name__)
 WITHOUT_CHECKPOINT = {"kind": "sentence", "layers": [0, 2, 4, 6]}
-"""conf/encoder/minilm_layers.yaml: what compares descriptions where there is no checkpoint"""
+"""conf/encoder/minilm_layers.yaml: what compares descriptions if there is no checkpoint"""
 
 
 class Encoders:
@@ -25,7 +24,7 @@ class Encoders:
 
     def __init__(
         self,
-        asked: AnyEncoderConfig | OwnEncoderConfig | None,
+        asked: Any,
         base: BaseModel,
         base_config: BaseModelConfig,
         training_tasks: Sequence[Task],
@@ -36,7 +35,8 @@ class Encoders:
         base_config: what the base was loaded by.
         training_tasks: whose descriptions the banks hold.
         """
-        self._asked, self._base, self._base_config = asked, base, base_config
+        self.base = base
+        self._asked, self._base_config = asked, base_config
         self._tasks, self._count = training_tasks, descriptions_per_task
         self._made: dict[str, TaskEncoder] = {}
         self._banks: dict[str, DescriptionBank] = {}
@@ -49,7 +49,7 @@ class Encoders:
         config = self._config(record)
         key = json.dumps(asdict(config), sort_keys=True, default=str)
         if key not in self._made:
-            self._made[key] = TaskEncoder(config, self._base, self._base_config, self._tasks)
+            self._made[key] = TaskEncoder(config, self.base, self._base_config, self._tasks)
         return self._made[key]
 
     def bank(self, encoder: TaskEncoder) -> DescriptionBank:
@@ -59,15 +59,10 @@ class Encoders:
         return self._banks[encoder.identity]
 
     def _config(self, record: CheckpointRecord | None) -> Any:
-        here = self._asked if isinstance(self._asked, OwnEncoderConfig) else None
-        if self._asked is not None and here is None:
+        if not is_own(self._asked):
             return self._asked
         if record is None:
             log.info("no checkpoint whose encoder it could be: descriptions are compared by encoder=minilm_layers")
-            return config_from_json(WITHOUT_CHECKPOINT, here)
-        own = own_encoder(record, here)
-        names = (record.base_name, str(Path(record.base_name).resolve()))
-        if isinstance(own, CausalLMEncoderConfig) and own.model.path in names:
-            # the run's base under the name that it has here, so that it is not loaded a second time
-            return replace(own, model=replace(own.model, path=self._base_config.path))
-        return own
+            return config_from_json(WITHOUT_CHECKPOINT, self._asked)
+        # the run's base under the name that it has here, so that it is not loaded a second time
+        return with_base_at(own_encoder(record, self._asked), record, self._base_config.path)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.adapters import digest_of
-from t2l.checkpoint import CheckpointRecord
-from t2l.evaluation.recipes import recipe_of
+from t2l.evaluation.checkpoint_names import recipe_of
+from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.library import AdapterLibrary
-from t2l.methods.library import MethodLibrary
+from t2l.lora.source import digest_of
+from t2l.methods.folder import MethodLibrary
 
 RECIPE = ("data_sha256", "seed", "training", "tasks")
 """of an adapter's provenance: what was trained on, and how"""
@@ -27,7 +27,7 @@ def identity(
     Args:
         what: everything that decides it but the training seed.
         about: the same in a few words, for people.
-        weights: sha256 of the trained parameters, where they are few.
+        weights: sha256 of the trained parameters, if they are few.
     """
     return {"what": digest_of(what), "seed": seed, "weights": weights, "about": about}
 

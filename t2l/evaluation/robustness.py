@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from t2l.adapters import Scaled
 from t2l.evaluation.board import Board, Cell
-from t2l.evaluation.conditioning import Generated
-from t2l.evaluation.contenders import Entry, SplitView
+from t2l.evaluation.checkpoints import first_of_each
+from t2l.evaluation.contenders.generated import Generated
+from t2l.evaluation.contenders.interface import Contender, Entry, SplitView
+from t2l.evaluation.context import Context
+from t2l.lora import LoraSpec
+from t2l.lora.source import Scaled
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """factors on the adapter's own scaling; at 0 the base is bare"""
@@ -108,11 +111,20 @@ def rewrite(view: SplitView, style: str, seed: int) -> list[list[str]]:
     ]
 
 
-class _Variant:
+class _Variant(Contender):
     """A generated contender under a style or a scale."""
 
-    def __init__(self, generated: Generated, name: str, make: Callable[[SplitView], Entry]) -> None:
-        self.name, self.spec, self.enter = name, generated.spec, make
+    def __init__(self, generated: Generated, name: str, enter: Callable[[SplitView], Entry]) -> None:
+        self.name, self._generated, self._enter = name, generated, enter
+
+    @property
+    def spec(self) -> LoraSpec:
+        """That of the generated contender."""
+        return self._generated.spec
+
+    def enter(self, view: SplitView) -> Entry:
+        """The generated contender's questions, its adapters in another style or scale."""
+        return self._enter(view)
 
 
 def _scaled(entry: Entry, factor: float) -> Entry:
@@ -135,10 +147,17 @@ def _variants(generated: Generated, seed: int) -> Iterator[tuple[str, Any, _Vari
         yield "scale", factor, _Variant(generated, f"{generated.name}:x{factor:g}", scaled)
 
 
-def robustness(board: Board, generated: Sequence[Generated], view: SplitView) -> dict[str, list[dict[str, Any]]]:
-    """Scores of matched generated contenders on one split under every style and scale, as rows of report.json."""
+def robustness(board: Board, context: Context) -> dict[str, list[dict[str, Any]]]:
+    """Scores under every style and scale on the configured split, as rows of report.json.
+
+    Of the matched contender of one checkpoint per name, if its encoder reads any text.
+    """
+    view = next((v for v in context.scope.views if v.name == context.config.robustness_split), None)
+    readers = [c.matched for c in first_of_each(context.checkpoints) if c.encoder.reads_any_text]
+    if view is None or not readers:
+        return {}
     rows: dict[str, list[dict[str, Any]]] = {"style": [], "scale": []}
-    for contender in generated:
+    for contender in readers:
         for kind, value, variant in _variants(contender, board.seed):
             cell = board.cell(variant.name, view.name, [board.run(variant, view, is_variant=True)])
             rows[kind].append({"contender": contender.name, "split": view.name, kind: value, **_estimate(cell)})

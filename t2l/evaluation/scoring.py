@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from t2l.base_model import BaseModel, label_logits
-from t2l.batches import batches_within, collate, collate_prompts
-from t2l.decoding import plain_decoding
-from t2l.evaluation.code_runner import check_allowed
-from t2l.evaluation.metrics import Metric, metric
-from t2l.injection import inject
-from t2l.lora import LoraSpec, LoraWeights
-from t2l.objectives import label_loss
-from t2l.tasks import Example, Shots, Task, TokenizedExample, cut_prompt, template_lengths, tokenize_prompts
+from t2l.base_model.decoding import plain_decoding
+from t2l.evaluation.metrics.code_runner import check_allowed
+from t2l.evaluation.metrics.interface import Metric, metric
+from t2l.lora import LoraSpec, LoraWeights, inject
+from t2l.objectives.losses import label_loss
+from t2l.tasks import Example, Task, TokenizedExample, tokenize_prompts
+from t2l.tasks.batches import batches_within, collate, collate_prompts
+from t2l.tasks.prompting import Shots, cut_prompt, template_lengths
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Question:
     """further right answers; the best score counts"""
     choices: tuple[str, ...] = ()
     max_new_tokens: int | None = None
-    """longest answer in tokens, where the task says"""
+    """longest answer in tokens, if the task says"""
     shots: Shots = ()
     """solved examples as earlier turns of the chat: what the user says, what the assistant answers"""
     stop: str = ""
@@ -70,7 +70,7 @@ class Answer:
 
 
 def check_scorable(task: Task) -> None:
-    """Raises ValueError where a task's metric is unknown or may not run code, or test examples lack what it needs."""
+    """Raises ValueError if a task's metric is unknown or may not run code, or test examples lack what it needs."""
     check_code(task)
     examples = task.examples.get("test")
     if not examples:
@@ -83,7 +83,7 @@ def check_scorable(task: Task) -> None:
 
 
 def check_code(task: Task) -> None:
-    """Raises ValueError where a task's metric is unknown, or would run code that nobody has allowed to run."""
+    """Raises ValueError if a task's metric is unknown, or would run code that nobody has allowed to run."""
     try:
         by = metric(task.metric)
     except ValueError as error:
@@ -136,7 +136,7 @@ def questions_for(
         adapter_of: (task index, example index) to the index of the adapter the question runs under.
         prefix_of: likewise, the text put before the input (a description, a formal code).
 
-    Raises ValueError where a task cannot be scored (`check_scorable`).
+    Raises ValueError if a task cannot be scored (`check_scorable`).
     """
     questions = []
     for t, task in enumerate(tasks):
@@ -175,10 +175,10 @@ def greedy_answers(
         batch_size: most questions (or choices) of a batch.
         on_batch: called with the number of questions answered.
         tokens_per_batch: most tokens of a batch, padding and the longest answer counted; None for any number.
-        remember: gives a batch's results where they are there from before. Batches stay what they are, so that the
+        remember: gives a batch's results if they are there from before. Batches stay what they are, so that the
             others come out to the same digits.
 
-    Raises ValueError where the base's context has no room for a prompt.
+    Raises ValueError if the base's context has no room for a prompt.
     """
     done = on_batch or (lambda n: None)
     found: dict[int, Answer] = {}
@@ -213,7 +213,7 @@ def _fitting_prompts(base: BaseModel, questions: Sequence[Question], room: Seque
     Of one that is longer, earlier turns (solved examples) go first, the earliest before the others; then the user's turn
     is cut on the left.
 
-    Raises ValueError where nothing of a user's turn would be left.
+    Raises ValueError if nothing of a user's turn would be left.
     """
     tokenizer, context = base.tokenizer, base.positions
     prompts = tokenize_prompts(tokenizer, [q.content for q in questions], [q.shots for q in questions])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.checkpoint import find_checkpoint, how_chosen, load_record
+from t2l.hypernetwork.checkpoint import find_checkpoint, how_chosen, load_record
 from t2l.tasks import TaskSuite
 
 log = logging.getLogger(__name__)

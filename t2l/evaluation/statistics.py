@@ -50,7 +50,7 @@ class Scores:
     def of(cls, scores: Sequence[Sequence[Sequence[float]]]) -> Scores:
         """From nested lists, seeds by tasks by examples.
 
-        Raises ValueError where there is no task, a task has no score, or seeds differ in shape.
+        Raises ValueError if there is no task, a task has no score, or seeds differ in shape.
         """
         if not scores or not scores[0] or any(not task for seed in scores for task in seed):
             raise ValueError("every task needs at least one score")
@@ -66,7 +66,7 @@ class Scores:
     def __sub__(self, other: Scores) -> Scores:
         """Differences on the same examples; one seed of a side is paired with every seed of the other.
 
-        Raises ValueError where the examples, or the numbers of seeds, do not match.
+        Raises ValueError if the examples, or the numbers of seeds, do not match.
         """
         if not np.array_equal(self.counts, other.counts):
             raise ValueError("they did not answer the same examples")
@@ -145,7 +145,7 @@ def recovered_fraction(
 ) -> Estimate | None:
     """(generated - base) / (oracle - base): how much of what training gains, generation gains.
 
-    The interval is that of the ratio linearised at its value (Fieller's, to first order). None where the
+    The interval is that of the ratio linearised at its value (Fieller's, to first order). None if the
     oracle is not distinguishable from the base, or below it: there is then nothing to recover.
     """
     gain = estimate(oracle - base, samples, seed, f"{key}:gain")

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from t2l.adapters import digest_of
 from t2l.files import FileProblemError, read_json, write_json, write_text
-from t2l.run import environment, environments
+from t2l.lora.source import digest_of
+from t2l.run.record import environment, environments
 
 log = logging.getLogger(__name__)
 EVALUATION_FILE = "evaluation.json"
@@ -94,9 +94,9 @@ class CellStore:
         return sum(1 for _ in self.folder.glob("*/*.json"))
 
     def read(self, contender: str, split: str, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The record of a finished cell; None where it is not there.
+        """The record of a finished cell; None if it is not there.
 
-        Raises FileProblemError where it is damaged.
+        Raises FileProblemError if it is damaged.
         """
         path = self._path(contender, split, recipe, "json")
         if not path.is_file():
@@ -133,7 +133,7 @@ class Ledger:
         Args:
             settings: everything that decides what is scored and how, as JSON-able data.
 
-        Raises ValueError where the folder holds an evaluation with other settings.
+        Raises ValueError if the folder holds an evaluation with other settings.
         """
         self._path, self._settings = folder / EVALUATION_FILE, json.loads(json.dumps(settings, default=str))
         self._before = read_json(self._path) if self._path.is_file() else {}
@@ -145,7 +145,7 @@ class Ledger:
         Args:
             contents: hashes of what was loaded (base model, suite).
 
-        Raises ValueError where they are not what the folder's cells were answered with.
+        Raises ValueError if they are not what the folder's cells were answered with.
         """
         contents = json.loads(json.dumps(contents))
         self._refuse("data", self._before.get("contents", contents), contents)

@@ -5,35 +5,37 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2l.adapters import ADAPTER_MEMORY, AdapterSource, as_source
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora.source import ADAPTER_MEMORY, AdapterSource, as_source
 
 
 class Hypernetwork(nn.Module):
     """Maps description embeddings to one adapter each.
 
-    A *slot* is one (module group, layer) pair; slots run through the groups in the spec's order and
-    through the layers within a group. Subclasses emit, per group, A [batch, layers, rank, d_in] and
+    A *target position* is one (module group, layer) pair; positions run through the groups in the spec's order and
+    through the layers within a group. Subclasses are made of (config, spec, d_embedding, generator) and emit, per group, A [batch, layers, rank, d_in] and
     B [batch, layers, d_out, rank] in normalised units; `forward` returns them at raw scale, using
     statistics that live in this module's buffers (mean 0 and standard deviation 1 until set).
     """
+
+    smaller: ClassVar[str | None] = None
+    """an architecture that takes less memory, which `t2l plan` proposes"""
 
     def __init__(self, spec: LoraSpec, d_embedding: int) -> None:
         super().__init__()
         self.spec, self.d_embedding = spec, d_embedding
         layer_rank = {layer: i for i, layer in enumerate(spec.layers)}
-        self.register_buffer(
-            "slot_layer", torch.tensor([layer_rank[layer] for g in spec.groups for layer in g.layers]), persistent=False
-        )
-        self.register_buffer(
-            "slot_group", torch.tensor([i for i, g in enumerate(spec.groups) for _ in g.layers]), persistent=False
-        )
+        layer_of = [layer_rank[layer] for g in spec.groups for layer in g.layers]
+        group_of = [i for i, g in enumerate(spec.groups) for _ in g.layers]
+        self.register_buffer("position_layer", torch.tensor(layer_of), persistent=False)
+        self.register_buffer("position_group", torch.tensor(group_of), persistent=False)
         self.register_buffer("has_statistics", torch.zeros((), dtype=torch.bool))
         self.register_buffer("description_mean", torch.zeros(d_embedding))
         self.register_buffer("description_map", torch.eye(d_embedding))
@@ -43,46 +45,47 @@ class Hypernetwork(nn.Module):
                 self.register_buffer(f"mean_{side}_{i}", torch.zeros(shape))
                 self.register_buffer(f"std_{side}_{i}", torch.ones(shape))
 
-    slot_layer: Int[Tensor, " slots"]
-    slot_group: Int[Tensor, " slots"]
+    position_layer: Int[Tensor, " positions"]
+    position_group: Int[Tensor, " positions"]
     has_statistics: Bool[Tensor, ""]
     description_mean: Float[Tensor, " d_embedding"]
     description_map: Float[Tensor, "d_embedding d_embedding"]
 
     @property
-    def slots(self) -> int:
-        """Number of (module group, layer) pairs."""
-        return len(self.slot_layer)
+    def positions(self) -> int:
+        """Number of target positions."""
+        return len(self.position_layer)
 
     @abstractmethod
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
 
-    def forward(
-        self,
-        embeddings: Float[Tensor, "batch d_embedding"],
-        noise: Float[Tensor, "batch d_embedding"] | None = None,
-        is_described: bool = False,
-    ) -> LoraWeights:
-        """Adapters at raw scale, one per embedding; `is_described` where `describe` was applied already.
+    def forward(self, descriptions: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+        """Adapters at raw scale, one per description as `describe` makes them: A [batch, layers, rank, d_in] of each group
+        of modules, B [batch, layers, d_out, rank].
 
-        `noise`, in units of a (whitened) description's root mean square, is added to it in training.
+        Raises ValueError for descriptions of another width.
+        """
+        if descriptions.ndim != 2 or descriptions.shape[1] != self.d_embedding:
+            raise ValueError(
+                f"embeddings have shape {tuple(descriptions.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
+            )
+        return self._apply_statistics(self.emit(descriptions))
 
-        Embeddings are first brought to L2 norm sqrt(d_embedding), as in the reference implementation,
-        and then whitened where `set_description_statistics` was called.
+    def generate(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
+        """Adapters at raw scale, one per embedding as the encoder makes them."""
+        return cast(LoraWeights, self(self.describe(embeddings)))
+
+    def describe(self, embeddings: Float[Tensor, "batch d_embedding"]) -> Float[Tensor, "batch d_embedding"]:
+        """Embeddings as the hypernetwork reads them: brought to L2 norm sqrt(d_embedding), as in the reference
+        implementation, and whitened if `set_description_statistics` was called.
+
         Raises ValueError for embeddings of another width.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.d_embedding:
             raise ValueError(
                 f"embeddings have shape {tuple(embeddings.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
             )
-        description = embeddings if is_described else self.describe(embeddings)
-        if noise is not None:
-            description = description + noise * description.norm(dim=-1, keepdim=True) / math.sqrt(self.d_embedding)
-        return self._apply_statistics(self.emit(description))
-
-    def describe(self, embeddings: Float[Tensor, "batch d_embedding"]) -> Float[Tensor, "batch d_embedding"]:
-        """Embeddings as the hypernetwork reads them: scaled, and whitened where that was set."""
         return (self._scaled(embeddings) - self.description_mean) @ self.description_map
 
     def _scaled(self, embeddings: Tensor) -> Tensor:
@@ -183,7 +186,7 @@ class Hypernetwork(nn.Module):
                 value = adapter.to(totals[k])
                 totals[k] += value if means is None else (value - means[k]).square_()
 
-    def split_slots(self, features: Float[Tensor, "batch slots width"]) -> dict[str, Tensor]:
+    def split_positions(self, features: Float[Tensor, "batch positions width"]) -> dict[str, Tensor]:
         """Per group, the features of its layers: [batch, layers, width]."""
         pieces = features.split([len(g.layers) for g in self.spec.groups], dim=1)
         return dict(zip(self.spec.group_names, pieces, strict=True))

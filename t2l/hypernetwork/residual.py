@@ -1,6 +1,6 @@
-"""A plainer hypernetwork: one learned embedding per slot, a pre-norm residual MLP, one head per module.
+"""A plainer hypernetwork: one learned embedding per target position, a pre-norm residual MLP, one head per module.
 
-Where L, M and S compose a slot from a layer and a module embedding, every (module, layer) pair here has
+L, M and S compose a target position (a module of a layer) from an embedding of each; here every position has
 an embedding of its own; there is no dropout, and residual branches are not squashed by an activation.
 Heads read features of norm one: an Adam step then moves every generated value by about the learning
 rate times the root of the width, not by the learning rate times the width.
@@ -9,6 +9,7 @@ rate times the root of the width, not by the learning rate times the width.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,29 +17,50 @@ from torch import Tensor, nn
 
 from t2l.hypernetwork.interface import Hypernetwork, fresh_a_
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.registry import register
 
 
-class ResidualHypernetwork(Hypernetwork):
-    """Projected description and slot embedding, concatenated, through pre-norm residual MLP blocks."""
+@dataclass
+class ResidualConfig:
+    """The plainer residual hypernetwork."""
 
-    def __init__(
-        self,
-        spec: LoraSpec,
-        d_embedding: int,
-        generator: torch.Generator,
-        width: int = 256,
-        description_width: int = 128,
-        blocks: int = 2,
-        expansion: int = 2,
-    ) -> None:
-        super().__init__(spec, d_embedding)
-        self.description = nn.Linear(d_embedding, description_width)
-        self.slot = nn.Embedding(self.slots, width - description_width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(width), nn.Linear(width, expansion * width), nn.SiLU(), nn.Linear(expansion * width, width)
+    architecture: str = "residual"
+    """fixed"""
+    width: int = 256
+    """width of the residual stream: projected description and position's embedding side by side"""
+    description_width: int = 128
+    """width of the projected description"""
+    blocks: int = 2
+    """residual MLP blocks"""
+    expansion: int = 2
+    """hidden width of a block, as a multiple of width"""
+
+    def __post_init__(self) -> None:
+        if self.architecture != "residual":
+            raise ValueError(f"hypernetwork.architecture must be 'residual' here, not {self.architecture!r}")
+        if not 0 < self.description_width < self.width:
+            raise ValueError(
+                f"hypernetwork.description_width must be in 1 to width - 1 = {self.width - 1}, not {self.description_width}"
             )
-            for _ in range(blocks)
+        if self.blocks < 0 or self.expansion < 1:
+            raise ValueError("hypernetwork: blocks must be 0 or more, expansion at least 1")
+
+
+@register("hypernetwork", "residual", ResidualConfig)
+class ResidualHypernetwork(Hypernetwork):
+    """Projected description and target position's embedding, concatenated, through pre-norm residual MLP blocks."""
+
+    smaller = "s"
+
+    def __init__(self, config: ResidualConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
+        super().__init__(spec, d_embedding)
+        width, hidden = config.width, config.expansion * config.width
+        self.description = nn.Linear(d_embedding, config.description_width)
+        self.slot = nn.Embedding(self.positions, width - config.description_width)
+        """of target positions; checkpoints have it under this name"""
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))
+            for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList()
@@ -51,11 +73,11 @@ class ResidualHypernetwork(Hypernetwork):
 
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
-        description = self.description(embeddings)[:, None].expand(-1, self.slots, -1)
+        description = self.description(embeddings)[:, None].expand(-1, self.positions, -1)
         x = torch.cat([description, self.slot.weight.expand(len(embeddings), -1, -1)], dim=-1)
         for block in self.blocks:
             x = x + block(x)
-        features, rank = self.split_slots(self.norm(x) / math.sqrt(x.shape[-1])), self.spec.rank
+        features, rank = self.split_positions(self.norm(x) / math.sqrt(x.shape[-1])), self.spec.rank
         A, B = {}, {}
         for head, g in zip(self.heads, self.spec.groups, strict=True):
             a, b = head(features[g.name]).split([rank * g.d_in, rank * g.d_out], dim=-1)

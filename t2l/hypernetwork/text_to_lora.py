@@ -7,6 +7,9 @@ through residual MLP blocks. They differ in what one head emits at a time: A and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,8 +17,28 @@ from torch import Tensor, nn
 
 from t2l.hypernetwork.interface import Hypernetwork, fresh_a_
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.registry import component_of, register
 
 A_SIDE, B_SIDE = 0, 1
+
+
+@dataclass
+class TextToLoraConfig:
+    """Architecture L, M or S of the paper."""
+
+    architecture: str = "l"
+    """l: A and B together; m: A or B; s: one rank of A or B at a time"""
+    latent: int = 128
+    """width of the trunk's residual stream"""
+    dropout: float = 0.05
+    """dropout probability inside the trunk"""
+
+    def __post_init__(self) -> None:
+        component_of("hypernetwork", self)  # raises ValueError for another architecture
+        if self.latent < 4 or self.latent % 4:
+            raise ValueError(f"hypernetwork.latent must be a positive multiple of 4, not {self.latent}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"hypernetwork.dropout must be in [0, 1), not {self.dropout}")
 
 
 class _Trunk(nn.Module):
@@ -45,11 +68,16 @@ class _Trunk(nn.Module):
             nn.Linear(hidden, latent), nn.SiLU(), nn.Dropout(dropout),
         )  # fmt: skip
 
-    def forward(self, embeddings: Tensor, slot_layer: Tensor, slot_group: Tensor, marks: Tensor | None) -> Tensor:
-        """[batch, slots, width], or with marks [n, latent]: [batch, n, slots, width]."""
-        slots = torch.cat([self.layer(slot_layer), self.module(slot_group)], dim=-1)
-        description = self.description(embeddings)[:, None].expand(-1, len(slots), -1)
-        x = torch.cat([description, slots.expand(len(embeddings), -1, -1)], dim=-1)
+    def forward(self, embeddings: Tensor, layers: Tensor, groups: Tensor, marks: Tensor | None) -> Tensor:
+        """[batch, positions, width], or with marks [n, latent]: [batch, n, positions, width].
+
+        Args:
+            layers: of each target position, its layer by number.
+            groups: likewise, its group of modules.
+        """
+        positions = torch.cat([self.layer(layers), self.module(groups)], dim=-1)
+        description = self.description(embeddings)[:, None].expand(-1, len(positions), -1)
+        x = torch.cat([description, positions.expand(len(embeddings), -1, -1)], dim=-1)
         x = self.mixer(x)
         x = x + self.first(x)
         if marks is not None:
@@ -61,12 +89,9 @@ class _Trunk(nn.Module):
 class _PaperHypernetwork(Hypernetwork):
     """The trunk and the zero-weight heads that L, M and S share."""
 
-    def __init__(self, spec: LoraSpec, d_embedding: int, latent: int, dropout: float) -> None:
+    def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int) -> None:
         super().__init__(spec, d_embedding)
-        if latent % 4:
-            raise ValueError(f"hypernetwork.latent must be a multiple of 4, not {latent}")
-        self.latent = latent
-        self.trunk = _Trunk(spec, d_embedding, latent, dropout)
+        self.trunk = _Trunk(spec, d_embedding, config.latent, config.dropout)
         self.heads = nn.ModuleList()
 
     def _add_heads(self, widths: list[int], bias: bool) -> None:
@@ -78,23 +103,24 @@ class _PaperHypernetwork(Hypernetwork):
             self.heads.append(head)
 
     def _features(self, embeddings: Tensor, marks: Tensor | None = None) -> Tensor:
-        return self.trunk(embeddings, self.slot_layer, self.slot_group, marks)
+        return self.trunk(embeddings, self.position_layer, self.position_group, marks)
 
 
+@register("hypernetwork", "l", TextToLoraConfig)
 class TextToLoraL(_PaperHypernetwork):
     """Architecture L: one head per module emits A and B together."""
 
-    def __init__(
-        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int = 128, dropout: float = 0.05
-    ) -> None:
-        super().__init__(spec, d_embedding, latent, dropout)
+    smaller = "s"
+
+    def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
+        super().__init__(config, spec, d_embedding)
         self._add_heads([spec.rank * (g.d_in + g.d_out) for g in spec.groups], bias=True)
         for head, g in zip(self.heads, spec.groups, strict=True):
             fresh_a_(head.bias[: spec.rank * g.d_in], g.d_in, generator)  # type: ignore[index]
 
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
-        features, rank = self.split_slots(self._features(embeddings)), self.spec.rank
+        features, rank = self.split_positions(self._features(embeddings)), self.spec.rank
         A, B = {}, {}
         for head, g in zip(self.heads, self.spec.groups, strict=True):
             out = head(features[g.name])
@@ -111,12 +137,13 @@ class _SharedHead(_PaperHypernetwork):
     LoRA's A is random and its B is zero.
     """
 
-    def __init__(
-        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int, dropout: float, ranks: int
-    ) -> None:
-        super().__init__(spec, d_embedding, latent, dropout)
-        self.side = nn.Sequential(nn.Embedding(2, latent), nn.LayerNorm(latent))
-        self._add_heads([spec.rank // ranks * max(g.d_in, g.d_out) for g in spec.groups], bias=False)
+    one_rank_at_a_time: ClassVar[bool]
+
+    def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
+        super().__init__(config, spec, d_embedding)
+        self.side = nn.Sequential(nn.Embedding(2, config.latent), nn.LayerNorm(config.latent))
+        ranks = 1 if self.one_rank_at_a_time else spec.rank
+        self._add_heads([ranks * max(g.d_in, g.d_out) for g in spec.groups], bias=False)
         self.bias_a, self.bias_b = nn.ParameterList(), nn.ParameterList()
         for g in spec.groups:
             self.bias_a.append(nn.Parameter(torch.empty(spec.rank, g.d_in)))
@@ -136,19 +163,18 @@ def _one_rank(weight: Tensor, features: Tensor, bias: Tensor) -> Tensor:
     return F.linear(features, weight[: bias.shape[1]]) + bias
 
 
+@register("hypernetwork", "m", TextToLoraConfig)
 class TextToLoraM(_SharedHead):
     """Architecture M: one head per module emits A or B, chosen by a learned embedding."""
 
-    def __init__(
-        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int = 128, dropout: float = 0.05
-    ) -> None:
-        super().__init__(spec, d_embedding, generator, latent, dropout, ranks=1)
+    smaller = "s"
+    one_rank_at_a_time = False
 
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
         marks = self.side(torch.arange(2, device=embeddings.device))
         features = self._features(embeddings, marks)
-        of_a, of_b = (self.split_slots(features[:, side]) for side in (A_SIDE, B_SIDE))
+        of_a, of_b = (self.split_positions(features[:, side]) for side in (A_SIDE, B_SIDE))
         A, B = {}, {}
         for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
             A[g.name] = _all_ranks(head.get_parameter("weight"), of_a[g.name], self.bias_a[i])
@@ -156,14 +182,15 @@ class TextToLoraM(_SharedHead):
         return LoraWeights(A, B)
 
 
+@register("hypernetwork", "s", TextToLoraConfig)
 class TextToLoraS(_SharedHead):
     """Architecture S: one head per module emits one rank of A or of B at a time."""
 
-    def __init__(
-        self, spec: LoraSpec, d_embedding: int, generator: torch.Generator, latent: int = 128, dropout: float = 0.05
-    ) -> None:
-        super().__init__(spec, d_embedding, generator, latent, dropout, ranks=spec.rank)
-        self.rank_position = nn.Sequential(nn.Embedding(spec.rank, latent), nn.LayerNorm(latent))
+    one_rank_at_a_time = True
+
+    def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
+        super().__init__(config, spec, d_embedding, generator)
+        self.rank_position = nn.Sequential(nn.Embedding(spec.rank, config.latent), nn.LayerNorm(config.latent))
 
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""

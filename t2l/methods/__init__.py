@@ -3,100 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from t2l.methods.full import FullFineTuning, FullFineTuningConfig
-from t2l.methods.hooked import BitFit, BitFitConfig, BottleneckAdapter, BottleneckAdapterConfig
 from t2l.methods.interface import Attached, Method, MethodConfig, OptimizationConfig
-from t2l.methods.low_rank import (
-    AdaLora,
-    AdaLoraConfig,
-    Dora,
-    DoraConfig,
-    Lora,
-    LoraMethodConfig,
-    LoraPlus,
-    LoraPlusConfig,
-    LowRankConfig,
-    QLora,
-    QLoraConfig,
-    RsLora,
-    RsLoraConfig,
-    Vera,
-    VeraConfig,
-)
-from t2l.methods.scaling_and_prompts import (
-    Ia3,
-    Ia3Config,
-    PrefixTuning,
-    PrefixTuningConfig,
-    PromptTuning,
-    PromptTuningConfig,
-)
+from t2l.registry import component, component_of
 
 
-@dataclass
-class BatchedLoraConfig:
-    """The library's own trainer: plain LoRA, many tasks in one pass, set by `lora.*` and `training.*`."""
+def is_batched(config: Any) -> bool:
+    """Whether the library's own trainer is chosen, as it is by None. Raises ValueError for a method that there is not."""
+    return config is None or component_of("method", config).make.by_library
 
 
-METHODS: dict[type[MethodConfig], type[Method[Any]]] = {
-    LoraMethodConfig: Lora,
-    RsLoraConfig: RsLora,
-    DoraConfig: Dora,
-    LoraPlusConfig: LoraPlus,
-    AdaLoraConfig: AdaLora,
-    VeraConfig: Vera,
-    QLoraConfig: QLora,
-    Ia3Config: Ia3,
-    PrefixTuningConfig: PrefixTuning,
-    PromptTuningConfig: PromptTuning,
-    BitFitConfig: BitFit,
-    BottleneckAdapterConfig: BottleneckAdapter,
-    FullFineTuningConfig: FullFineTuning,
-}
-
-
-def build(config: MethodConfig) -> Method[Any]:
-    """The method of a config. Raises ValueError for a kind that there is not."""
-    if type(config) not in METHODS:
-        raise ValueError(f"method: there is none for the config {type(config).__name__}")
-    return METHODS[type(config)](config)
+def build(config: Any) -> Method[Any]:
+    """The method of a config. Raises ValueError for a kind that there is not, and for the library's own trainer."""
+    if is_batched(config):
+        raise ValueError("method=batched_lora is the library's own trainer: choose another method to attach to a base")
+    made: Method[Any] = component_of("method", config).make(config)
+    return made
 
 
 def from_settings(name: str, settings: Mapping[str, Any]) -> Method[Any]:
     """The method that `Method.settings` described. Raises ValueError for a name or setting there is not."""
-    for kind, method in METHODS.items():
-        if method.name == name:
-            try:
-                return method(kind(**{**settings, "optimization": OptimizationConfig(**settings["optimization"])}))
-            except (TypeError, KeyError) as error:
-                raise ValueError(f"settings of method {name!r} that this version does not have: {error}") from error
-    raise ValueError(f"unknown method {name!r}: choose from {', '.join(sorted(m.name for m in METHODS.values()))}")
+    kind: Any = component("method", name).config
+    try:
+        return build(kind(**{**settings, "optimization": OptimizationConfig(**settings["optimization"])}))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"settings of method {name!r} that this version does not have: {error}") from error
 
 
 __all__ = [
-    "METHODS",
-    "AdaLoraConfig",
     "Attached",
-    "BatchedLoraConfig",
-    "BitFitConfig",
-    "BottleneckAdapterConfig",
-    "DoraConfig",
-    "FullFineTuningConfig",
-    "Ia3Config",
-    "LoraMethodConfig",
-    "LoraPlusConfig",
-    "LowRankConfig",
     "Method",
     "MethodConfig",
     "OptimizationConfig",
-    "PrefixTuningConfig",
-    "PromptTuningConfig",
-    "QLoraConfig",
-    "RsLoraConfig",
-    "VeraConfig",
     "build",
     "from_settings",
+    "is_batched",
 ]

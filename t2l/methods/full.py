@@ -11,6 +11,7 @@ from pathlib import Path
 from t2l.base_model import BaseModel
 from t2l.files import read_tensors, write_tensors
 from t2l.methods.interface import Attached, Method, MethodConfig, fill_strictly
+from t2l.registry import register
 
 
 @dataclass
@@ -18,13 +19,13 @@ class FullFineTuningConfig(MethodConfig):
     """Full fine-tuning."""
 
 
+@register("method", "full_fine_tuning", FullFineTuningConfig)
 class FullFineTuning(Method[FullFineTuningConfig]):
     """Every parameter of a copy of the base; tied matrices stay tied and count once.
 
     Starts as the base. Takes the memory of a second model, and its saved folder has the size of one.
     """
 
-    name = "full_fine_tuning"
     weights_file = "method.safetensors"
 
     @contextmanager

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel
+from t2l.base_model.targets import all_targets, layer_of, select_targets
 from t2l.files import read_tensors, write_tensors
 from t2l.methods.interface import (
     Attached,
@@ -28,7 +29,7 @@ from t2l.methods.interface import (
     fill_strictly,
     seeded,
 )
-from t2l.targets import all_targets, layer_of, select_targets
+from t2l.registry import register
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -161,6 +162,7 @@ class HookedMethod(Method[C]):
         write_tensors(folder / self.weights_file, attached.trainable)
 
 
+@register("method", "bitfit", BitFitConfig)
 class BitFit(HookedMethod[BitFitConfig]):
     """y = W x + (b + delta), delta trained (Ben Zaken et al. 2022, arXiv:2106.10199, section 3).
 
@@ -170,8 +172,6 @@ class BitFit(HookedMethod[BitFitConfig]):
     `target_modules`), which is what BitFit would train had the architecture kept them.
     Trains one value per output of a biased module; delta is zero at first.
     """
-
-    name = "bitfit"
 
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """A shift after every module that has a bias, or after linear modules where none has."""
@@ -186,14 +186,13 @@ class BitFit(HookedMethod[BitFitConfig]):
         return {t.path: Bias(t.d_out) for t in select_targets(model, names, key="method.target_modules")}
 
 
+@register("method", "bottleneck_adapter", BottleneckAdapterConfig)
 class BottleneckAdapter(HookedMethod[BottleneckAdapterConfig]):
     """A bottleneck after attention and after the feed-forward layer (Houlsby et al. 2019, arXiv:1902.00751, section 2.1).
 
     The adapters are near the identity at first, not exactly: their projections are small, not zero. Every
     normalisation inside a layer is trained too, as a change from the base's own scale.
     """
-
-    name = "bottleneck_adapter"
 
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """Bottlenecks after the targets, and rescaling after the normalisations."""

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel, BaseModelConfig
-from t2l.targets import select_targets
+from t2l.base_model.targets import select_targets
+from t2l.registry import component_of
 
 
 @dataclass
@@ -99,13 +100,18 @@ C = TypeVar("C", bound=MethodConfig)
 class Method(ABC, Generic[C]):
     """One way of adapting a frozen base to one task."""
 
-    name: ClassVar[str]
-    """as in `method=NAME` and in the contender `oracle_NAME`"""
+    by_library: ClassVar[bool] = False
+    """whether the library's own trainer trains it (`library/training.py`), so that it is never attached here"""
     weights_file: ClassVar[str]
     """the file in a saved folder whose size is the adapter's size"""
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @property
+    def name(self) -> str:
+        """As in `method=NAME` and in the contender `oracle_NAME`."""
+        return component_of("method", self.config).name
 
     def settings(self) -> dict[str, Any]:
         """The config as a JSON-able dict; without what is None by default and was not set, as before it could be."""
@@ -121,11 +127,11 @@ class Method(ABC, Generic[C]):
 
     @abstractmethod
     def attach(self, base: BaseModel, seed: int) -> AbstractContextManager[Attached]:
-        """A fresh one, its initial values from the seed. Raises ValueError where it does not fit the base."""
+        """A fresh one, its initial values from the seed. Raises ValueError if it does not fit the base."""
 
     @abstractmethod
     def restore(self, base: BaseModel, folder: Path) -> AbstractContextManager[Attached]:
-        """A saved one. Raises ValueError (or FileProblemError) where any key or shape is not this method's."""
+        """A saved one. Raises ValueError (or FileProblemError) if any key or shape is not this method's."""
 
     @abstractmethod
     def save(self, attached: Attached, folder: Path) -> None:
@@ -192,14 +198,14 @@ def check_targets(names: Sequence[str], key: str = "target_modules") -> None:
 
 
 def check_at_least(config: Any, minimum: float, *keys: str) -> None:
-    """Raises ValueError where a field of a config is below a minimum."""
+    """Raises ValueError if a field of a config is below a minimum."""
     for key in keys:
         if getattr(config, key) < minimum:
             raise ValueError(f"method.{key} must be at least {minimum}, not {getattr(config, key)}")
 
 
 def check_positive(config: Any, *keys: str) -> None:
-    """Raises ValueError where a field of a config is not positive."""
+    """Raises ValueError if a field of a config is not positive."""
     for key in keys:
         if getattr(config, key) <= 0:
             raise ValueError(f"method.{key} must be positive, not {getattr(config, key)}")

@@ -13,16 +13,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from t2l.base_model import BaseModelConfig, Quantization
-from t2l.methods.interface import (
-    Attached,
-    MethodConfig,
-    check_at_least,
-    check_positive,
-    check_targets,
-    linear_paths,
-)
+from t2l.base_model import BaseModelConfig, LoraConfig, Quantization
+from t2l.methods.interface import Attached, MethodConfig, check_at_least, check_positive, check_targets, linear_paths
 from t2l.methods.peft_backed import PeftMethod
+from t2l.registry import register
 
 
 @dataclass
@@ -168,36 +162,34 @@ class _LoraFamily(PeftMethod[L]):
         )
 
 
+@register("method", "lora", LoraMethodConfig)
 class Lora(_LoraFamily[LoraMethodConfig]):
     """y = W x + (alpha / rank) B A x (Hu et al. 2021, arXiv:2106.09685, eq. 3), B zero at first.
 
     Trains rank (d_in + d_out) values per module.
     """
 
-    name = "lora"
 
-
+@register("method", "rslora", RsLoraConfig)
 class RsLora(_LoraFamily[RsLoraConfig]):
     """LoRA scaled by alpha / sqrt(rank), which keeps activations stable as the rank grows (Kalajdzievski 2023, arXiv:2312.03732)."""
 
-    name = "rslora"
     options: ClassVar[Mapping[str, Any]] = {"use_rslora": True}
 
 
+@register("method", "dora", DoraConfig)
 class Dora(_LoraFamily[DoraConfig]):
     """W' = m (W + s B A) / ||W + s B A||, the norm over each output's row (Liu et al. 2024, arXiv:2402.09353, eq. 5).
 
     Trains rank (d_in + d_out) + d_out values per module; m starts as the rows' own norms.
     """
 
-    name = "dora"
     options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
 
 
+@register("method", "lora_plus", LoraPlusConfig)
 class LoraPlus(_LoraFamily[LoraPlusConfig]):
     """LoRA whose B has `lr_ratio` times A's learning rate (Hayou et al. 2024, arXiv:2402.12354)."""
-
-    name = "lora_plus"
 
     def optimizer(self, attached: Attached) -> torch.optim.Optimizer:
         """AdamW with a group for A and one for B."""
@@ -213,10 +205,9 @@ class LoraPlus(_LoraFamily[LoraPlusConfig]):
         )
 
 
+@register("method", "qlora", QLoraConfig)
 class QLora(_LoraFamily[QLoraConfig]):
     """LoRA on a base in 4-bit NormalFloat with double quantisation (Dettmers et al. 2023, arXiv:2305.14314, eq. 5)."""
-
-    name = "qlora"
 
     def base_config(self, config: BaseModelConfig) -> BaseModelConfig:
         """The same base, its linear layers in NF4."""
@@ -229,14 +220,13 @@ class QLora(_LoraFamily[QLoraConfig]):
         return super().peft_config(model)
 
 
+@register("method", "adalora", AdaLoraConfig)
 class AdaLora(PeftMethod[AdaLoraConfig]):
     """W' = W + P Lambda Q, ranks pruned by importance (Zhang et al. 2023, arXiv:2303.10512, eq. 3).
 
     Trains initial_rank (d_in + d_out + 1) values per module; singular values that lose their place in the
     budget are zero from then on, and are not saved.
     """
-
-    name = "adalora"
 
     def peft_config(self, model: nn.Module) -> Any:
         """PEFT's AdaLoRA, its budget timed by the steps of training."""
@@ -289,14 +279,13 @@ def _distance_from_identity(gram: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
 
 
+@register("method", "vera", VeraConfig)
 class Vera(PeftMethod[VeraConfig]):
     """W' = W + diag(b) B diag(d) A with A and B random, frozen and shared (Kopiczko et al. 2024, arXiv:2310.11454, eq. 2).
 
     Trains rank + d_out values per module; b is zero at first. A and B are drawn again from their seed and not
     saved, which is what makes the files small.
     """
-
-    name = "vera"
 
     def peft_config(self, model: nn.Module) -> Any:
         """PEFT's VeRA."""
@@ -312,3 +301,11 @@ class Vera(PeftMethod[VeraConfig]):
                 projection_prng_key=self.config.projection_seed,
                 save_projection=False,
             )
+
+
+def check_layers(lora: LoraConfig, chosen: Mapping[str, Any]) -> None:
+    """Raises ValueError if a method that is told its layers adapts others than lora.* says."""
+    for key, method in chosen.items():
+        layers = getattr(method, "layers", lora.layers)
+        if layers != lora.layers:
+            raise ValueError(f"{key}.layers is {layers}, lora.layers is {lora.layers}: set both to the same")

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2l.adapter_io import CONFIG_FILE, WEIGHTS_FILE
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_tensors, write_tensors
+from t2l.lora.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from t2l.methods.interface import Attached, C, Method, seeded
 
 NOT_GEOMETRY = frozenset({"inference_mode", "base_model_name_or_path", "rank_pattern", "peft_version", "auto_mapping"})

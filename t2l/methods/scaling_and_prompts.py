@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from t2l.base_model import BaseModel
 from t2l.methods.interface import MethodConfig, check_at_least, check_targets, linear_paths
 from t2l.methods.peft_backed import PeftMethod
+from t2l.registry import register
 
 INITIAL_VALUES = ("random", "vocabulary")
 
@@ -70,14 +71,13 @@ def _check_initial_values(value: str) -> None:
         raise ValueError(f"method.initial_values must be one of {', '.join(INITIAL_VALUES)}, not {value!r}")
 
 
+@register("method", "ia3", Ia3Config)
 class Ia3(PeftMethod[Ia3Config]):
     """k -> l_k * k, v -> l_v * v, and (l_ff * inner) W_2 (Liu et al. 2022, arXiv:2205.05638, section 3.3).
 
     The vectors are one at first, which leaves the base as it is. Trains d_out values per rescaled output and
     d_in per rescaled input.
     """
-
-    name = "ia3"
 
     def peft_config(self, model: nn.Module) -> Any:
         """PEFT's IA3."""
@@ -90,6 +90,7 @@ class Ia3(PeftMethod[Ia3Config]):
         )
 
 
+@register("method", "prefix_tuning", PrefixTuningConfig)
 class PrefixTuning(PeftMethod[PrefixTuningConfig]):
     """Attention over [P_K; K] and [P_V; V] with trained P_K, P_V in every layer (Li & Liang 2021, arXiv:2101.00190, eq. 3).
 
@@ -98,8 +99,6 @@ class PrefixTuning(PeftMethod[PrefixTuningConfig]):
     real words to be the better start (section 7.4). The base's function is changed from the start. Where
     attention has a sliding window, the padding of a decoded batch counts towards it.
     """
-
-    name = "prefix_tuning"
 
     def peft_config(self, model: nn.Module) -> Any:
         """PEFT's prefix tuning."""
@@ -113,7 +112,7 @@ class PrefixTuning(PeftMethod[PrefixTuningConfig]):
         )
 
     def initialise(self, wrapped: Any, base: BaseModel) -> None:
-        """The base's own keys and values of random words, where they are wanted."""
+        """The base's own keys and values of random words, if they are wanted."""
         if self.config.initial_values == "random":
             return
         words = torch.randint(0, base.model.config.vocab_size, (1, self.config.virtual_tokens))
@@ -124,13 +123,12 @@ class PrefixTuning(PeftMethod[PrefixTuningConfig]):
             wrapped.prompt_encoder["default"].embedding.weight.copy_(states.permute(2, 0, 1, 3).flatten(1))
 
 
+@register("method", "prompt_tuning", PromptTuningConfig)
 class PromptTuning(PeftMethod[PromptTuningConfig]):
     """[P; E(x)] with trained embeddings P before the input's own (Lester et al. 2021, arXiv:2104.08691, section 2).
 
     Trains virtual_tokens d_model values. The base's function is changed from the start.
     """
-
-    name = "prompt_tuning"
 
     def peft_config(self, model: nn.Module) -> Any:
         """PEFT's prompt tuning."""

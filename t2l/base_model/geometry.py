@@ -1,0 +1,80 @@
+"""The adapter geometry of any causal LM: a LoraSpec from a model, or from its config alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2l.base_model.targets import select_targets
+from t2l.checks import at_least, positive
+from t2l.lora import LoraSpec, ModuleGroup, Scaling
+
+
+@dataclass
+class LoraConfig:
+    """Geometry of the adapters."""
+
+    rank: int = 8
+    """rank of every adapter"""
+    alpha: float = 16.0
+    """numerator of the scaling factor"""
+    scaling_rule: Scaling = Scaling.standard
+    """standard: alpha / rank; rslora: alpha / sqrt(rank)"""
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """linear modules that get an adapter in every layer: their names, or `attention`, `mlp`, `all`"""
+    layers: list[int] | None = None
+    """layer indices that get an adapter; None means all"""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "rank", under="lora")
+        positive(self, "alpha", under="lora")
+        if not self.target_modules:
+            raise ValueError("lora.target_modules is empty: name at least one linear module, like q_proj")
+
+
+def meta_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
+    """The architecture of a Hugging Face config on the meta device: shapes without weights.
+
+    Args:
+        trust_remote_code: whether code that comes with the config may run.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:
+    """The adapter geometry for a model (real or on the meta device).
+
+    Modules group by their own name; where one name has several shapes, or several places in a layer, by
+    name and shape, or name and place.
+
+    Raises ValueError for targets or layers that the base does not have (`targets.select_targets`).
+    """
+    found: dict[tuple[str, str, int, int], list[tuple[int, str]]] = defaultdict(list)
+    for t in select_targets(model, config.target_modules, config.layers):
+        place = ".".join(t.path.split(".")[-2:])
+        found[t.name, place, t.d_in, t.d_out].append((t.layer, t.path))
+    if not found:
+        raise ValueError(f"lora.target_modules={config.target_modules}: no layer of lora.layers has any of them")
+    shapes, places = defaultdict(set), defaultdict(set)
+    for name, place, d_in, d_out in found:
+        shapes[name].add((d_in, d_out))
+        places[name, d_in, d_out].add(place)
+    groups = []
+    for (name, place, d_in, d_out), members in found.items():
+        label = place if len(places[name, d_in, d_out]) > 1 else name
+        label += f":{d_in}x{d_out}" if len(shapes[name]) > 1 else ""
+        layers, paths = zip(*sorted(members), strict=True)
+        groups.append(ModuleGroup(label, name, d_in, d_out, layers, paths))
+    return LoraSpec(tuple(sorted(groups, key=lambda g: g.name)), config.rank, config.alpha, config.scaling_rule)
+
+
+def lora_spec_from_config(model_config: Any, config: LoraConfig) -> LoraSpec:
+    """The adapter geometry from a Hugging Face config alone; no weights are loaded."""
+    return lora_spec(meta_model(model_config), config)

@@ -1,0 +1,3 @@
+from t2l.cli.main import main
+
+main()

@@ -1,0 +1,355 @@
+"""report.json, report.md, report.html, figures, and every answer given, from a scored board."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t2l.evaluation.board import Cell, paired_difference
+from t2l.evaluation.conditions import conditions_text
+from t2l.evaluation.contenders.base import Base
+from t2l.evaluation.contenders.generated import CONTROLS
+from t2l.evaluation.contenders.interface import kinds
+from t2l.evaluation.contenders.oracle import Oracle
+from t2l.evaluation.costs import cost_table
+from t2l.evaluation.report.figures import draw_figures
+from t2l.evaluation.report.findings import Findings
+from t2l.evaluation.report.html_page import page
+from t2l.evaluation.statistics import Estimate, recovered_fraction
+from t2l.files import write_own
+
+HEADLINE_SEEDS = 3
+"""training seeds without which a claim is preliminary"""
+REDUNDANT = "condition redundant"
+REDUNDANT_WHY = (
+    "the base model could read the task's description in its own prompt, so a score does not show that the adapter "
+    "followed it"
+)
+FIGURES = ("scores", "controls", "costs", "style", "scale", "confidence", "map", "norms")
+REPORT_FILES = ("report.json", "report.md", "report.html", "answers.jsonl", *(f"{name}.png" for name in FIGURES))
+"""what a report's folder holds"""
+
+
+def _numbers(e: Estimate) -> dict[str, Any]:
+    return {
+        "ci95": [round(e.low, 6), round(e.high, 6)],
+        "n_tasks": e.n_tasks,
+        "n_examples": e.n_examples,
+        "n_seeds": e.n_seeds,
+    }
+
+
+def control_differences(cells: Sequence[Cell], samples: int, seed: int) -> list[dict[str, Any]]:
+    """Matched minus each control, paired by example, for every generated contender and split."""
+    table, rows = {(c.contender, c.split): c for c in cells}, []
+    for (contender, split), cell in table.items():
+        for control in CONTROLS:
+            other = table.get((f"{contender}_{control}", split))
+            if other is None:
+                continue
+            e = paired_difference(cell, other, samples, seed)
+            rows.append(
+                {
+                    "contender": contender,
+                    "control": control,
+                    "split": split,
+                    "difference": round(e.mean, 6),
+                    **_numbers(e),
+                    "distinguishable": e.is_distinguishable,
+                }
+            )
+    return rows
+
+
+def recovered_fractions(found: Findings) -> list[dict[str, Any]]:
+    """(generated - base) / (oracle - base) for every generated contender and split where both others are."""
+    table, rows = found.by_key, []
+    for contender in found.generated:
+        for split in found.splits:
+            ours, base, oracle = (table.get((name, split)) for name in (contender, Base.name, Oracle.name))
+            if ours is None or base is None or oracle is None:
+                continue
+            key = f"recovered:{contender}:{split}"
+            e = recovered_fraction(ours.scores, base.scores, oracle.scores, found.samples, found.seed, key)
+            row = {"contender": contender, "split": split}
+            rows.append(row | ({"fraction": None} if e is None else {"fraction": round(e.mean, 6), **_numbers(e)}))
+    return rows
+
+
+def interval_text(mean: float, interval: Sequence[float], form: str = ".2f") -> str:
+    """A mean and its interval, as tables print them."""
+    return f"{mean:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def score_table(cells: Sequence[Cell]) -> str:
+    """Markdown table: one row per contender, one column per split, mean and 95 % interval."""
+    splits = list(dict.fromkeys(c.split for c in cells))
+    table = {(c.contender, c.split): c.estimate for c in cells}
+    rows = []
+    for contender in dict.fromkeys(c.contender for c in cells):
+        estimates = [table.get((contender, s)) for s in splits]
+        rows.append([contender, *("" if e is None else interval_text(e.mean, (e.low, e.high)) for e in estimates)])
+    return markdown_table(["contender", *splits], rows)
+
+
+def _control_table(differences: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            d["contender"],
+            d["control"],
+            d["split"],
+            interval_text(d["difference"], d["ci95"], "+.2f"),
+            str(d["n_seeds"]),
+            "" if d["distinguishable"] else "not distinguishable",
+        ]
+        for d in differences
+    ]
+    return markdown_table(["contender", "control", "split", "matched - control", "seeds", ""], rows)
+
+
+def _recovered_table(fractions: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            f["contender"],
+            f["split"],
+            "nothing to recover" if f["fraction"] is None else interval_text(f["fraction"], f["ci95"]),
+        ]
+        for f in fractions
+    ]
+    return markdown_table(["contender", "split", "(generated - base) / (oracle - base)"], rows)
+
+
+def headline(data: Mapping[str, Any]) -> list[str]:
+    """What the report claims about text conditioning, one sentence per generated contender and split."""
+    lines = []
+    for contender in dict.fromkeys(d["contender"] for d in data["controls"]):
+        for split in dict.fromkeys(d["split"] for d in data["controls"]):
+            rows = [d for d in data["controls"] if (d["contender"], d["split"]) == (contender, split)]
+            if not rows:
+                continue
+            weakest = min(rows, key=lambda d: d["ci95"][0])
+            text = interval_text(weakest["difference"], weakest["ci95"], "+.2f")
+            verdict = (
+                "follows its description"
+                if all(d["ci95"][0] > 0 for d in rows)
+                else "is not distinguishable from every control"
+            )
+            lines.append(
+                f"{contender} on {split} {verdict}; closest control: {weakest['control']}, matched minus it {text}, "
+                f"{weakest['n_seeds']} training seed(s)."
+            )
+    if any(d["n_seeds"] < HEADLINE_SEEDS for d in data["controls"]):
+        lines = [f"{line} Preliminary: fewer than {HEADLINE_SEEDS} training seeds." for line in lines]
+    return [f"{line} Marked: {REDUNDANT}." for line in lines] if data["condition_redundant"] else lines
+
+
+def write_answers(path: Path, cells: Sequence[Cell]) -> None:
+    """Every answer as one JSON line, with the text its adapter was generated from."""
+    lines = []
+    for cell in cells:
+        for number, run in enumerate(cell.runs):
+            for a in run.answers:
+                record = {
+                    "contender": cell.contender,
+                    "split": cell.split,
+                    "task": a.question.task,
+                    "run": number,
+                    "condition": run.conditions[a.question.adapter] if run.conditions else None,
+                    "input": a.question.input,
+                    "prefix": a.question.prefix,
+                    "reference": a.question.reference,
+                    "answer": a.answer,
+                    "score": a.score,
+                }
+                lines.append(json.dumps(record))
+    write_own(path, "\n".join(lines) + "\n")
+
+
+def in_context_formats(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
+    """How each contender with solved examples in its prompt put them, split by split."""
+    choosing = {name for name, kind in kinds().items() if kind.needs.chooses_format}
+    found: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        if cell.contender in choosing and cell.runs[0].conditions:
+            found.setdefault(cell.contender, {})[cell.split] = cell.runs[0].conditions[0]
+    return found
+
+
+def report_data(found: Findings) -> dict[str, Any]:
+    """Everything in report.json."""
+    data: dict[str, Any] = {
+        "results": [c.row(found.metric) for c in found.cells],
+        "condition_redundant": found.shows_description,
+        "controls": control_differences(found.cells, found.samples, found.seed),
+        "recovered": recovered_fractions(found),
+        "costs": [dict(c) for c in found.costs],
+        "identities": dict(found.identities),
+        "robustness": dict(found.robustness),
+        "confidence": dict(found.confidence),
+        "in_context": in_context_formats(found.cells),
+        "overlap": [o.row() for o in found.overlaps],
+        "by_task": [
+            {
+                "contender": c.contender,
+                "split": c.split,
+                "scores": c.by_task(),
+                "fingerprints": [r.fingerprint for r in c.runs],
+            }
+            for c in found.cells
+        ],
+        "provenance": dict(found.provenance),
+    }
+    data["headline"] = headline(data)
+    return data
+
+
+def report_text(found: Findings, data: Mapping[str, Any]) -> str:
+    """report.md: the tables, as a paper would print them."""
+    scores = {k: c.estimate.mean for k, c in found.by_key.items()}
+    lines = [
+        "# Report",
+        "",
+        f"Metric: {found.metric}, greedy decoding. Means over tasks with 95 % bootstrap intervals over training seeds (where "
+        "there are several), tasks and examples.",
+    ]
+    if (decoding := data["provenance"].get("decoding", "greedy")) != "greedy":
+        lines += ["", f"Decoding: {decoding}."]
+    if data["condition_redundant"]:
+        lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
+    lines += ["", score_table(found.cells), "", "![scores](scores.png)", *_in_context_text(data)]
+    if data["controls"]:
+        lines += [
+            "",
+            "## Does the adapter follow its description?",
+            "",
+            "Matched minus control, paired by example.",
+            "",
+        ]
+        lines += [*(f"- {line}" for line in data["headline"]), "", _control_table(data["controls"])]
+        lines += ["", "![controls](controls.png)"]
+    if data["recovered"]:
+        lines += [
+            "",
+            "## How much of what training gains does generation gain?",
+            "",
+            _recovered_table(data["recovered"]),
+        ]
+    if data["costs"]:
+        lines += ["", "## What does it cost?", "", cost_table(data["costs"], scores), "", "![costs](costs.png)"]
+    lines += _robustness_text(data) + _confidence_text(data) + _map_text(found) + _data_text(data)
+    lines += [
+        "",
+        "## Provenance",
+        "",
+        *conditions_text(data["provenance"].get("conditions")),
+        "Everything that went in (config, suite, library, checkpoints, versions): `report.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _in_context_text(data: Mapping[str, Any]) -> list[str]:
+    if not data["in_context"]:
+        return []
+    about = "How solved examples are put to the base was chosen for each split, as whichever format scored highest:"
+    lines = [f"- {name} on {split}: {how}" for name, of in data["in_context"].items() for split, how in of.items()]
+    return ["", about, "", *lines]
+
+
+def _robustness_text(data: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for kind, title in (
+        ("style", "How do other people's descriptions fare?"),
+        ("scale", "Does the adapter's scale matter?"),
+    ):
+        rows = data["robustness"].get(kind, [])
+        if rows:
+            table = [[r["contender"], r["split"], str(r[kind]), interval_text(r["mean"], r["ci95"])] for r in rows]
+            lines += ["", f"## {title}", "", markdown_table(["contender", "split", kind, "score"], table)]
+            lines += ["", f"![{kind}]({kind}.png)"]
+    return lines
+
+
+def _confidence_text(data: Mapping[str, Any]) -> list[str]:
+    if not data["confidence"]:
+        return []
+    rows = [
+        [name, f"{c['auroc']:.3f}", f"{c['expected_calibration_error']:.3f}", str(c["n_fitted"]), str(c["n_tested"])]
+        for name, c in data["confidence"].items()
+    ]
+    header = ["contender", "AUROC, descriptions against foreign text", "calibration error", "fitted on", "tested on"]
+    title = "## Does an adapter's confidence tell how good it is?"
+    return ["", title, "", markdown_table(header, rows), "", "![confidence](confidence.png)"]
+
+
+def _map_text(found: Findings) -> list[str]:
+    if not found.map:
+        return []
+    about = "Generated adapters (dots) and oracles (crosses) of the same training tasks, by the directions of their products."
+    return ["", "## Where do adapters lie?", "", about, "", "![map](map.png)", "", "![norms](norms.png)"]
+
+
+def _data_text(data: Mapping[str, Any]) -> list[str]:
+    lines = ["", "## Is what is called unseen unseen?", ""]
+    if "selection" in data["provenance"]:
+        lines += [f"Model selection: {data['provenance']['selection']}.", ""]
+    unchecked = data["provenance"].get("unchecked", [])
+    if unchecked:
+        lines.append(f"Without a record of what they were trained on, so not checked: {_some(unchecked)}.")
+    lines += [f"Note: {note}." for note in data["provenance"].get("data_notes", [])]
+    if not data["overlap"] and not unchecked:
+        lines.append(
+            "Training and scored tasks, descriptions and examples share nothing that a split claims to be unseen."
+        )
+    if data["overlap"]:
+        rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
+        lines += ["", markdown_table(["split", "task", "kind", "what"], rows)]
+    return lines
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+class FigureError(ValueError):
+    """A figure of a report could not be drawn; everything else of the report is there."""
+
+
+def write_report(folder: Path, found: Findings) -> dict[str, Any]:
+    """Writes answers.jsonl, report.json and report.md into a folder, then figures and report.html.
+
+    Returns what report.json holds.
+
+    Raises:
+        FileProblemError: files of these names are not t2l's (`check_own` of REPORT_FILES tells before).
+        FigureError: a figure could not be drawn; all the rest is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = report_data(found)
+    write_answers(folder / "answers.jsonl", found.cells)
+    write_own(folder / "report.json", json.dumps(data, indent=2) + "\n")
+    text = report_text(found, data)
+    write_own(folder / "report.md", text)
+    figures, failed = draw_figures(found, data)
+    for name, image in figures.items():
+        write_own(folder / f"{name}.png", image)
+    for name in failed:
+        text = text.replace(f"![{name}]({name}.png)", f"(The figure {name} could not be drawn.)")
+    write_own(folder / "report.md", text)
+    write_own(folder / "report.html", page(text, figures))
+    if failed:
+        name, problem = next(iter(failed.items()))
+        raise FigureError(
+            f"the report is in {folder}, but without {len(failed)} of its figures, first {name!r} ({problem}); the same "
+            "command draws them again from the answers that are there"
+        )
+    return data

@@ -1,0 +1,109 @@
+"""Going on with a run: which settings may differ from those it was begun with, and what is told of the rest.
+
+Settings are named by their dotted path in a run's config (`trainer.rows_per_pass`). All that is said here about which of
+them matter is said in this one place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any
+
+WHERE = (
+    "run_dir", "logger", "base_model.device", "base_model.shard", "encoder.device", "encoder.batch_size", "encoder.cache",
+    "encoder.model.device", "encoder.model.shard",
+)  # fmt: skip
+"""settings that say where and how a machine does the work, and never what comes out"""
+MEMORY_AND_PACE = (
+    "trainer.gradient_checkpointing", "trainer.rows_per_pass", "trainer.pass_cost", "trainer.log_every",
+    "trainer.checkpoint_every",
+)  # fmt: skip
+"""settings of memory, speed and records: they change no weight beyond rounding"""
+CHOICE = ("trainer.validate_every", "trainer.patience")
+"""settings that decide which step is chosen and when to stop, and leave the weights of every step as they are"""
+FREE = (*WHERE, *MEMORY_AND_PACE, *CHOICE)
+"""what may differ when a run goes on; every difference is recorded"""
+NOT_SET = "(not set)"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs from the one a run was begun with."""
+
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.now} (before: {self.before})"
+
+
+def is_free(key: str, free: Sequence[str] = FREE) -> bool:
+    """Whether a dotted path is one of these settings, or lies inside one."""
+    return any(key == f or key.startswith(f"{f}.") for f in free)
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted path; an empty mapping counts as a value."""
+    if not isinstance(settings, Mapping) or not settings:
+        return {prefix: settings}
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def plain(settings: Any) -> Any:
+    """Settings as JSON gives them back."""
+    return json.loads(json.dumps(settings))
+
+
+def defaults_of(config: Any) -> dict[str, Any]:
+    """The defaults of every setting of a config and of its parts, by dotted path.
+
+    A run that was begun before there was a setting counts as begun with its default.
+    """
+    found: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            found |= {f"{f.name}.{key}": v for key, v in defaults_of(value).items()}
+        elif f.default is not MISSING:
+            found[f.name] = f.default
+        elif f.default_factory is not MISSING:
+            found |= flat(plain(f.default_factory()), f.name) if not is_dataclass(f.default_factory) else {}
+    return found
+
+
+def changes(
+    found: Mapping[str, Any], config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[Change]:
+    """What differs between the settings that a run was begun with and those it is given now."""
+    before, now, known = flat(found), flat(plain(config)), defaults or {}
+    keys = sorted({*before, *now})
+    pairs = [(k, before.get(k, known.get(k, NOT_SET)), now.get(k, known.get(k, NOT_SET))) for k in keys]
+    return [Change(k, b, n) for k, b, n in pairs if b != n]
+
+
+def refused(
+    changed: Sequence[Change], may_change: Callable[[Change], str | None] = lambda _: "it changes the result"
+) -> dict[str, str]:
+    """Of changes, those that a run cannot go on with, and why.
+
+    Args:
+        may_change: the reason against a change of a setting that is not free, or None if there is none.
+    """
+    reasons = {c.key: None if is_free(c.key) else may_change(c) for c in changed}
+    return {key: reason for key, reason in reasons.items() if reason is not None}
+
+
+def without(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Settings by dotted path, less those named."""
+    return {key: value for key, value in flat(settings).items() if not is_free(key, keys)}
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """A config as a run records it, without where the run is and where its metrics go."""
+    return {k: v for k, v in asdict(config).items() if k not in ("run_dir", "logger")}

@@ -1,0 +1,126 @@
+"""The folder of a command that names none: dated, short, and found again by the same command.
+
+    runs/train/2026-11-25_170405_mini_sft_seed1/                          one run
+    runs/train/2026-11-25_170405_sweep_hypernetwork_seed/0_hypernetwork-l_seed1/    a job of a sweep
+
+The command is recorded inside, in `command.json`, with a digest of verb and overrides in any order. The same command
+finds its folder by that digest, so it goes on there instead of starting anew.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2l.files import FileProblemError, read_json, write_json
+
+COMMAND, LOCK = "command.json", ".t2l.lock"
+LONGEST_NAME, LONGEST_WORD = 60, 24
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A default folder, and whether an earlier start of the same command made it."""
+
+    path: Path
+    is_taken_up: bool
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+~").split("@")[-1].split(".")[-1].split("/")[-1], value.strip("'\"")
+
+
+def word_of(override: str) -> str:
+    """An override as a few characters of [A-Za-z0-9_.-]: seed1, hypernetwork-l, mini_sft (of experiment=mini_sft)."""
+    key, value = _key_and_value(override)
+    if value[:1] in "[{" or "," in value:
+        value = ""  # a list or a sweep: the key says what it is about
+    value = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(value).name if "/" in value else value).strip("-.")
+    if key == "experiment" and value:
+        word = value
+    else:
+        joint = "" if not value or _NUMBER.fullmatch(value) else "-"
+        word = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{key}{joint}{value}")
+    return word[:LONGEST_WORD].rstrip("-_.")
+
+
+def words_of(overrides: Sequence[str], room: int) -> str:
+    """As many of the overrides' words as fit into `room` characters: the experiment first, then what is swept.
+
+    `default` if there are none.
+    """
+    ordered = sorted(overrides, key=lambda o: (_key_and_value(o)[0] != "experiment", "," not in o or "=[" in o))
+    text = ""
+    for word in filter(None, map(word_of, ordered)):
+        longer = f"{text}_{word}" if text else word
+        if len(longer) > room:
+            break
+        text = longer
+    return text or "default"
+
+
+def job_name(number: int, swept: Sequence[str]) -> str:
+    """Name of a sweep's job from the overrides in which it differs from the other jobs."""
+    return f"{number}_{words_of(swept, LONGEST_NAME - len(f'{number}_'))}"
+
+
+def identity(verb: str, overrides: Sequence[str], is_sweep: bool) -> str:
+    """Sha256 of a command: verb and overrides in any order, of one key the last."""
+    last = dict(o.partition("=")[::2] for o in overrides)
+    text = json.dumps([verb, is_sweep, sorted(last.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def default_folder(parent: Path, verb: str, overrides: Sequence[str], is_sweep: bool = False) -> RunFolder:
+    """The folder that the same command made in `parent` before, the newest of several, else a new one.
+
+    Commands that start at the same moment agree: looking and making are one step, under a lock.
+    """
+    from filelock import FileLock
+
+    parent.mkdir(parents=True, exist_ok=True)
+    wanted = identity(verb, overrides, is_sweep)
+    with FileLock(parent / LOCK):
+        earlier = [p.parent for p in parent.glob(f"[!.]*/{COMMAND}") if _identity_in(p) == wanted]
+        if earlier:
+            return RunFolder(max(earlier), True)
+        now = datetime.datetime.now().astimezone()
+        folder = _free_name(parent, f"{now:%Y-%m-%d_%H%M%S}{'_sweep' if is_sweep else ''}", overrides)
+        record = {
+            "verb": verb,
+            "overrides": list(overrides),
+            "is_sweep": is_sweep,
+            "begun": now.isoformat("T", "seconds"),
+        }
+        write_json(folder / COMMAND, {**record, "identity": wanted})
+    return RunFolder(folder, False)
+
+
+def _identity_in(record: Path) -> str | None:
+    try:
+        found = read_json(record)
+    except FileProblemError:
+        return None
+    return found.get("identity") if isinstance(found, dict) else None
+
+
+def _free_name(parent: Path, start: str, overrides: Sequence[str]) -> Path:
+    name = f"{start}_{words_of(overrides, LONGEST_NAME - len(start) - 1)}"
+    number = 1
+    while (parent / (name if number == 1 else f"{name}_{number}")).exists():
+        number += 1
+    return parent / (name if number == 1 else f"{name}_{number}")
+
+
+def overrides_of(folder: Path) -> list[str] | None:
+    """The overrides recorded in a default folder; None if there is no such record."""
+    record: Any = read_json(folder / COMMAND) if (folder / COMMAND).is_file() else {}
+    return record.get("overrides")

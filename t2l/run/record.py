@@ -1,0 +1,230 @@
+"""A run's folder: what was run, with which code and data, and what it measured while running."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2l.checks import one_of
+from t2l.files import check_own, read_json, write_json, write_text
+from t2l.run.continuation import Change, changes, refused
+from t2l.run.folder import overrides_of
+
+log = logging.getLogger(__name__)
+PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "hydra-core", "numpy")
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides metrics.jsonl."""
+
+    wandb: str = "disabled"
+    """Weights & Biases mode: disabled, offline or online"""
+    project: str = "t2l"
+    """Weights & Biases project"""
+
+    def __post_init__(self) -> None:
+        one_of(self, ("disabled", "offline", "online"), "wandb", under="logger")
+
+
+def code_version() -> dict[str, str]:
+    """t2l's version and, in a checkout, the commit (with `+changes` where the tree differs from it)."""
+    version = {"t2l": importlib.metadata.version("t2l")} if _installed("t2l") else {}
+    root = Path(__file__).parent.parent.parent
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return {**version, "commit": commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")}
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def environment() -> dict[str, Any]:
+    """Versions of the code, Python and the packages that results depend on."""
+    packages = {p: importlib.metadata.version(p) for p in PACKAGES if _installed(p)}
+    return {"code": code_version(), "python": platform.python_version(), "packages": packages}
+
+
+def environments(record: Path) -> list[dict[str, Any]]:
+    """The environments that a JSON record names under `environments`, and this one: all that worked on a folder.
+
+    Warns if this one is none of them: what was begun under other code or packages goes on under these.
+    """
+    before, now = environments_of(read_json(record)) if record.is_file() else [], environment()
+    if now in before:
+        return before
+    if before:
+        log.warning(
+            "%s goes on under other code or packages: %s; both are recorded",
+            record.parent,
+            _differences(before[-1], now),
+        )
+    return [*before, now]
+
+
+def environments_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The environments that a record names; records of earlier versions name the first alone."""
+    first = [record["environment"]] if "environment" in record else []
+    return list(record.get("environments", first))
+
+
+def say_finished(folder: Path, record: Mapping[str, Any], what: str) -> None:
+    """Says that there is nothing left to do, and warns if the code or packages are not those that did it."""
+    log.info("already finished: %s has %s; nothing was trained", folder, what)
+    before, now = environments_of(record), environment()
+    if before and now not in before:
+        log.warning(
+            "%s was made by other code or packages (%s): choose another run_dir to make it again with these",
+            folder, _differences(before[-1], now),
+        )  # fmt: skip
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two environments differ in, in words."""
+    found = changes(before, now)
+    return ", ".join(f"{c.key.rsplit('.', 1)[-1]} {str(c.before)[:12]} -> {str(c.now)[:12]}" for c in found)
+
+
+class Run:
+    """One run: `run.json` (config, versions), `metrics.jsonl`, and Weights & Biases if asked.
+
+    Metrics hold no wall-clock times, so that two runs of one seed can be compared line by line; times
+    are in `timings.jsonl`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        verb: str,
+        config: Mapping[str, Any],
+        logger: LoggerConfig,
+        writes: bool = True,
+        defaults: Mapping[str, Any] | None = None,
+        may_change: Callable[[Change], str | None] | None = None,
+    ) -> None:
+        """Opens or continues the run in `folder`; `writes` is false in processes that leave files to the main one.
+
+        A run that goes on records every environment that worked on it, and every setting that changed.
+
+        Args:
+            defaults: of settings that a run of an earlier version does not name (`continuation.defaults_of`).
+            may_change: what speaks against a change of a setting that is not free (`continuation.refused`).
+
+        Raises ValueError if the folder holds a run of another configuration.
+        """
+        self.folder = folder
+        self._metrics, self._timings = folder / "metrics.jsonl", folder / "timings.jsonl"
+        self._wandb: Any = None
+        self._start = time.perf_counter()
+        if not writes:
+            return
+        record = folder / "run.json"
+        if record.is_file():
+            changed = check_settings(folder, config, defaults, may_change)
+            self._go_on(config, changed)
+        else:
+            check_own(folder, [self._metrics.name, self._timings.name])
+            folder.mkdir(parents=True, exist_ok=True)
+            about = {} if (typed := overrides_of(folder)) is None else {"overrides": typed}
+            write_json(record, {"verb": verb, **about, "config": config, "environments": [environment()]})
+        self._wandb = self._start_wandb(logger, config)
+
+    def _go_on(self, config: Mapping[str, Any], changed: Sequence[Change]) -> None:
+        path = self.folder / "run.json"
+        found, worked = read_json(path), environments(path)
+        told = [{**vars(c), "environment": worked.index(environment())} for c in changed]
+        for change in changed:
+            log.info("%s goes on with %s", self.folder, change)
+        kept = {k: v for k, v in found.items() if k not in ("environment", "finished", "stopped_early")}
+        write_json(
+            path, {**kept, "config": config, "environments": worked, "changes": [*found.get("changes", []), *told]}
+        )
+
+    def _start_wandb(self, logger: LoggerConfig, config: Mapping[str, Any]) -> Any:
+        if logger.wandb == "disabled":
+            return None
+        import wandb
+
+        mode: Any = logger.wandb
+        return wandb.init(
+            project=logger.project, dir=str(self.folder), mode=mode, config=dict(config), reinit="create_new"
+        )
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line of metrics for a step."""
+        with self._metrics.open("a") as stream:
+            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+        with self._timings.open("a") as stream:
+            stream.write(json.dumps({"step": step, "time_s": round(time.perf_counter() - self._start, 3)}) + "\n")
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+
+    def forget_after(self, step: int) -> None:
+        """Drops lines of later steps, which a resumed run is about to write again (or a half line)."""
+        for path in (self._metrics, self._timings):
+            if not path.is_file():
+                continue
+            kept = []
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except json.JSONDecodeError:
+                    break
+            write_text(path, "".join(kept))
+
+    def record(self, **entries: Any) -> None:
+        """Adds entries to run.json."""
+        path = self.folder / "run.json"
+        write_json(path, {**read_json(path), **entries})
+
+    def finish(self) -> None:
+        """Closes what the run opened."""
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def check_settings(
+    folder: Path,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    may_change: Callable[[Change], str | None] | None = None,
+) -> list[Change]:
+    """The settings in which a run that is to go on differs from how it was begun; none if there is no run yet.
+
+    Raises ValueError for a setting that changes what comes out.
+    """
+    record = folder / "run.json"
+    if not record.is_file():
+        return []
+    found = read_json(record)
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise ValueError(f"{record} is no record of a run of t2l's: choose another run_dir")
+    changed = changes(found["config"], config, defaults)
+    against = refused(changed, may_change) if may_change is not None else refused(changed)
+    if against:
+        by_key = {c.key: c for c in changed}
+        told = "; ".join(f"{by_key[key]}: {reason}" for key, reason in list(against.items())[:3])
+        more = f"; and {len(against) - 3} more" if len(against) > 3 else ""
+        raise ValueError(
+            f"{folder} holds a run with another configuration ({told}{more}). Choose another run_dir, or give the values "
+            "it was begun with"
+        )
+    return changed

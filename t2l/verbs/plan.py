@@ -1,0 +1,251 @@
+"""`t2l plan`: what a training run would train, how large it is, and whether a step fits, from configs alone.
+
+Nothing is loaded: the base's architecture comes from its config, which may be in the cache or ship with t2l.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from torch import nn
+
+from t2l.base_model import Quantization, lora_spec, meta_model
+from t2l.base_model.files import model_config
+from t2l.checks import at_least, positive
+from t2l.encoder import embedding_width
+from t2l.hypernetwork import config_from_json
+from t2l.lora import LoraSpec
+from t2l.objectives import objective_of
+from t2l.registry import component, component_of
+from t2l.run.console import print_wrapped
+from t2l.training.memory import StepMemory, StepShape, adapter_file_bytes, meta_hypernetwork, step_memory
+from t2l.verbs import Verb
+from t2l.verbs.train import TrainConfig
+
+GIB = 2**30
+
+
+@dataclass
+class PlanConfig(TrainConfig):
+    """`t2l plan`: the sizes of a `t2l train` run, from the same configuration; neither suite nor library is read."""
+
+    length: int = 512
+    """tokens of a row, prompt and response, at most trainer.max_length"""
+    response: int = 64
+    """tokens of a row that are predicted"""
+    d_embedding: int | None = None
+    """width of the descriptions' embeddings; None reads it off the encoder's config"""
+    memory_gb: float | None = None
+    """memory (GiB) that a step should fit into; None: only say what it takes"""
+    json: bool = False
+    """whether to print the plan as JSON"""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "descriptions_per_task")
+        if not 1 <= self.response < self.length:
+            raise ValueError(f"response must be in 1 to length - 1 = {self.length - 1}, not {self.response}")
+        positive(self, "memory_gb")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of a run's configuration, and the memory of a step with it."""
+
+    override: str
+    memory_gib: float
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `t2l plan` found out."""
+
+    base_model: str
+    base_parameters: int
+    spec: LoraSpec
+    d_embedding: int
+    hypernetwork_parameters: int
+    adapter_file_bytes: int
+    step: StepShape
+    memory: StepMemory
+    limit_gib: float | None
+    changes: list[Change]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a step fits into the limit; None if none was given."""
+        return None if self.limit_gib is None else self.memory.total <= self.limit_gib * GIB
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        modules = [
+            {"name": g.name, "d_in": g.d_in, "d_out": g.d_out, "layers": list(g.layers)} for g in self.spec.groups
+        ]
+        return {
+            "base_model": self.base_model,
+            "base_parameters": self.base_parameters,
+            "modules": modules,
+            "rank": self.spec.rank,
+            "scaling": self.spec.scaling,
+            "adapter_parameters": self.spec.parameters_per_adapter,
+            "adapter_file_bytes": self.adapter_file_bytes,
+            "d_embedding": self.d_embedding,
+            "hypernetwork_parameters": self.hypernetwork_parameters,
+            "step": asdict(self.step),
+            "memory_bytes": {**asdict(self.memory), "total": self.memory.total},
+            "limit_gib": self.limit_gib,
+            "fits": self.fits,
+            "changes": [asdict(c) for c in self.changes],
+        }
+
+
+def _step(config: PlanConfig) -> StepShape:
+    trainer = config.trainer
+    rows = trainer.tasks_per_step * trainer.rows_per_task
+    if trainer.rows_per_pass is not None:
+        rows = min(rows, trainer.rows_per_pass // trainer.rows_per_task * trainer.rows_per_task)
+    length = min(config.length, trainer.max_length)
+    return StepShape(
+        trainer.tasks_per_step, rows, length, min(config.response, length - 1), trainer.gradient_checkpointing,
+        trainer.adapter_dtype, trainer.optimizer,
+    )  # fmt: skip
+
+
+class _Planner:
+    """The memory of a configuration's step, and of its variants."""
+
+    def __init__(self, config: PlanConfig) -> None:
+        base = config.base_model
+        self.hf_config = model_config(base.path, base.trust_remote_code, base.revision)
+        self.meta: nn.Module = meta_model(self.hf_config, base.trust_remote_code)
+        self.d_embedding = config.d_embedding or embedding_width(config.encoder, self.hf_config)
+
+    def memory(self, config: PlanConfig) -> StepMemory:
+        """Of a configuration with the same base model."""
+        return step_memory(
+            self.hf_config,
+            config.base_model,
+            lora_spec(self.meta, config.lora),
+            config.hypernetwork,
+            self.d_embedding,
+            self.meta,
+            _step(config),
+            needs_base=objective_of(config.objective).needs_base,
+        )
+
+
+def _variants(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
+    """Single changes that save memory, those that change no result first."""
+    trainer, base = config.trainer, config.base_model
+    if objective_of(config.objective).needs_base:
+        if not trainer.gradient_checkpointing:
+            yield "trainer.gradient_checkpointing=true", _with_trainer(config, gradient_checkpointing=True)
+        rows = _step(config).rows
+        fewer = max(trainer.rows_per_task, rows // 4 // trainer.rows_per_task * trainer.rows_per_task)
+        if fewer < rows:
+            yield f"trainer.rows_per_pass={fewer}", _with_trainer(config, rows_per_pass=fewer)
+        if base.dtype != "float32" and trainer.adapter_dtype == "float32":
+            yield f"trainer.adapter_dtype={base.dtype}", _with_trainer(config, adapter_dtype=base.dtype)
+    if trainer.optimizer == "adamw":
+        yield "trainer.optimizer=adamw_8bit", _with_trainer(config, optimizer="adamw_8bit")
+    if base.dtype == "float32":
+        yield "base_model.dtype=bfloat16", replace(config, base_model=replace(base, dtype="bfloat16"))
+    for kind in (Quantization.int8, Quantization.nf4):
+        if base.quantization is Quantization.none:
+            yield f"base_model.quantization={kind}", replace(config, base_model=replace(base, quantization=kind))
+    smaller = component_of("hypernetwork", config.hypernetwork).make.smaller
+    if smaller is not None:
+        yield f"hypernetwork={smaller}", replace(config, hypernetwork=_of_architecture(smaller, config.hypernetwork))
+
+
+def _of_architecture(name: str, like: Any) -> Any:
+    """The config of an architecture, with another config's values of the settings that both have."""
+    kind: Any = component("hypernetwork", name).config
+    shared = {f.name: getattr(like, f.name) for f in fields(kind) if hasattr(like, f.name)}
+    return config_from_json({**shared, "architecture": name})
+
+
+def _with_trainer(config: PlanConfig, **changes: Any) -> PlanConfig:
+    return replace(config, trainer=replace(config.trainer, **changes))
+
+
+def plan(config: PlanConfig) -> Plan:
+    """Sizes of a run, and where a limit is given that its step exceeds, single changes with what they would need.
+
+    Raises ValueError if the base's config is not to be had, or it has no such targets.
+    """
+    planner = _Planner(config)
+    spec = lora_spec(planner.meta, config.lora)
+    memory = planner.memory(config)
+    changes = []
+    if config.memory_gb is not None and memory.total > config.memory_gb * GIB:
+        for override, variant in _variants(config):
+            total = planner.memory(variant).total
+            changes.append(Change(override, total / GIB, total <= config.memory_gb * GIB))
+    hypernetwork = meta_hypernetwork(config.hypernetwork, spec, planner.d_embedding)
+    return Plan(
+        base_model=config.base_model.path,
+        base_parameters=sum(p.numel() for p in {id(p): p for p in planner.meta.parameters()}.values()),
+        spec=spec,
+        d_embedding=planner.d_embedding,
+        hypernetwork_parameters=sum(p.numel() for p in hypernetwork.parameters()),
+        adapter_file_bytes=adapter_file_bytes(spec),
+        step=_step(config),
+        memory=memory,
+        limit_gib=config.memory_gb,
+        changes=changes,
+    )
+
+
+def _layers(layers: tuple[int, ...]) -> str:
+    whole = layers == tuple(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]} to {layers[-1]}" if whole and len(layers) > 1 else ", ".join(map(str, layers))
+
+
+def plan_text(found: Plan) -> str:
+    """A plan in words, line by line."""
+    spec, step = found.spec, found.step
+    lines = [
+        f"base model    {found.base_model}: {found.base_parameters:,} parameters",
+        f"adapter       rank {spec.rank}, scaling {spec.scaling:g}, {spec.parameters_per_adapter:,} parameters, "
+        f"file of {found.adapter_file_bytes:,} bytes",
+        *(f"  {g.name:<12}  {g.d_in} -> {g.d_out} in layers {_layers(g.layers)}" for g in spec.groups),
+        f"hypernetwork  {found.hypernetwork_parameters:,} parameters, from embeddings {found.d_embedding} wide",
+        f"a step        {step.adapters} adapters; {step.rows} rows of {step.length} tokens through the base at once, "
+        f"{step.response} of them predicted",
+        f"peak memory   {found.memory.total / GIB:.2f} GiB, estimated (allocator and sentence encoder come on top)",
+        *(
+            f"  {f.name.replace('_', ' '):<12}  {getattr(found.memory, f.name) / GIB:.2f} GiB"
+            for f in fields(StepMemory)
+        ),
+    ]
+    if found.fits is not None:
+        lines.append(f"limit         {found.limit_gib:g} GiB: {'fits' if found.fits else 'does not fit'}")
+    return "\n".join([*lines, *_advice(found)])
+
+
+def _advice(found: Plan) -> list[str]:
+    if not found.changes:
+        return []
+    enough = [c for c in found.changes if c.fits]
+    lines = [f"  {c.override:<38} {c.memory_gib:.2f} GiB{'  fits' if c.fits else ''}" for c in found.changes]
+    if enough:
+        return [f"this single change makes it fit: {enough[0].override}", *lines]
+    least = min(found.changes, key=lambda c: c.memory_gib)
+    return [f"no single change makes it fit; this one saves most, so plan again with it: {least.override}", *lines]
+
+
+def run(config: PlanConfig) -> None:
+    """Prints the plan."""
+    found = plan(config)
+    if config.json:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    for line in plan_text(found).splitlines():
+        print_wrapped(line, indent=14)
+
+
+VERB = Verb(PlanConfig, run, keeps_records=False)
