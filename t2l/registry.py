@@ -85,7 +85,15 @@ def _find(group: str) -> None:
     """Imports what may register components of a group."""
     if group in _FOUND:
         return
-    _FOUND.add(group)
+    _FOUND.add(group)  # before the imports, which may ask for components themselves
+    try:
+        _import_all(group)
+    except BaseException:
+        _FOUND.discard(group)  # whoever asks next is told as well
+        raise
+
+
+def _import_all(group: str) -> None:
     for module in _modules(group):
         importlib.import_module(module)
     for module in filter(None, os.environ.get(MODULES_VARIABLE, "").split(",")):

@@ -40,8 +40,8 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
         name = f"components_of_{tmp_path.name}"
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
         monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.setenv("T2L_COMPONENTS", name)
         monkeypatch.setattr(registry, "_COMPONENTS", {g: registry.components(g) for g in registry.PACKAGES})
+        monkeypatch.setenv("T2L_COMPONENTS", name)
         monkeypatch.setattr(registry, "_FOUND", set())
         store = ConfigStore.instance().repo
         for group in registry.PACKAGES:
@@ -303,3 +303,11 @@ def test_a_metric(add: Add, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (folder / "tasks.json").write_text(json.dumps({"copy": {"descriptions": ["Copy."], "metric": "as_short"}}))
     says = refused(capsys, "evaluate", *suite, "contenders=[base]", f"run_dir={tmp_path}/refused")
     assert "unknown metric 'as_short': choose from as_long, choice_label" in says
+
+
+def test_a_module_that_is_missing_is_told_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_FOUND", set())
+    monkeypatch.setenv(registry.MODULES_VARIABLE, "no_such_module")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="T2L_COMPONENTS names 'no_such_module', which cannot be imported"):
+            registry.components("objective")

@@ -5,9 +5,9 @@ import torch
 from conftest import CONFIGS, random_adapters
 from transformers import MistralConfig
 
-from t2l.base_model import LoraConfig, lora_spec_from_config
+from t2l.base_model import LoraConfig, hash_parameters, lora_spec_from_config
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig, build, config_from_json, config_to_json
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 
 ALL = [
     TextToLoraConfig("l"),
@@ -132,3 +132,27 @@ def test_whitening_quiets_phrasing_and_keeps_tasks_apart() -> None:
     assert variance.diagonal().max() < 1.1
     between = torch.stack([whitened(t).mean(dim=0) for t in tasks])
     assert between.square().sum(dim=1).mean() > 2 * within.square().sum(dim=1).mean()
+
+
+@pytest.mark.parametrize(
+    ("config", "digest"),
+    [
+        (ResidualConfig(width=8, description_width=4), "a124fabc380814e6"),
+        (TextToLoraConfig("l", 8), "0951d1cea29599cd"),
+        (TextToLoraConfig("m", 8), "75288f18a7b11f1f"),
+        (TextToLoraConfig("s", 8), "8f2dccaee772dd73"),
+    ],
+    ids=lambda value: getattr(value, "architecture", value),
+)
+def test_fingerprints_stay_what_kept_answers_and_reports_hold(
+    config: TextToLoraConfig | ResidualConfig, digest: str
+) -> None:
+    """They hash names, so whoever renames a parameter or buffer makes every answer that was kept before worthless."""
+
+    def group(name: str, d_in: int, d_out: int) -> ModuleGroup:
+        return ModuleGroup(name, name, d_in, d_out, (0, 2), (f"layers.0.{name}", f"layers.2.{name}"))
+
+    model = build(config, LoraSpec((group("q_proj", 8, 8), group("v_proj", 8, 4)), 2, 4.0), 6, 0)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert hash_parameters(model).startswith(digest)

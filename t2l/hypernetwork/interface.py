@@ -20,9 +20,9 @@ class Hypernetwork(nn.Module):
     """Maps description embeddings to one adapter each.
 
     A *target position* is one (module group, layer) pair; positions run through the groups in the spec's order and
-    through the layers within a group. Subclasses are made of (config, spec, d_embedding, generator) and emit, per group, A [batch, layers, rank, d_in] and
-    B [batch, layers, d_out, rank] in normalised units; `forward` returns them at raw scale, using
-    statistics that live in this module's buffers (mean 0 and standard deviation 1 until set).
+    through the layers within a group. Subclasses are made of (config, spec, d_embedding, generator) and emit, per group,
+    A [batch, layers, rank, d_in] and B [batch, layers, d_out, rank] in normalised units; `forward` returns them at raw
+    scale, using statistics that live in this module's buffers (mean 0 and standard deviation 1 until set).
     """
 
     smaller: ClassVar[str | None] = None
@@ -34,8 +34,9 @@ class Hypernetwork(nn.Module):
         layer_rank = {layer: i for i, layer in enumerate(spec.layers)}
         layer_of = [layer_rank[layer] for g in spec.groups for layer in g.layers]
         group_of = [i for i, g in enumerate(spec.groups) for _ in g.layers]
-        self.register_buffer("position_layer", torch.tensor(layer_of), persistent=False)
-        self.register_buffer("position_group", torch.tensor(group_of), persistent=False)
+        # Fingerprints of hypernetworks hash these names (`hash_parameters`), and kept answers and reports hold fingerprints.
+        self.register_buffer("slot_layer", torch.tensor(layer_of), persistent=False)
+        self.register_buffer("slot_group", torch.tensor(group_of), persistent=False)
         self.register_buffer("has_statistics", torch.zeros((), dtype=torch.bool))
         self.register_buffer("description_mean", torch.zeros(d_embedding))
         self.register_buffer("description_map", torch.eye(d_embedding))
@@ -45,8 +46,8 @@ class Hypernetwork(nn.Module):
                 self.register_buffer(f"mean_{side}_{i}", torch.zeros(shape))
                 self.register_buffer(f"std_{side}_{i}", torch.ones(shape))
 
-    position_layer: Int[Tensor, " positions"]
-    position_group: Int[Tensor, " positions"]
+    slot_layer: Int[Tensor, " positions"]
+    slot_group: Int[Tensor, " positions"]
     has_statistics: Bool[Tensor, ""]
     description_mean: Float[Tensor, " d_embedding"]
     description_map: Float[Tensor, "d_embedding d_embedding"]
@@ -54,7 +55,7 @@ class Hypernetwork(nn.Module):
     @property
     def positions(self) -> int:
         """Number of target positions."""
-        return len(self.position_layer)
+        return len(self.slot_layer)
 
     @abstractmethod
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:

@@ -103,7 +103,7 @@ class _PaperHypernetwork(Hypernetwork):
             self.heads.append(head)
 
     def _features(self, embeddings: Tensor, marks: Tensor | None = None) -> Tensor:
-        return self.trunk(embeddings, self.position_layer, self.position_group, marks)
+        return self.trunk(embeddings, self.slot_layer, self.slot_group, marks)
 
 
 @register("hypernetwork", "l", TextToLoraConfig)

@@ -12,6 +12,7 @@ from t2l.tasks import Task, TaskSuite
 
 
 def folder_of(run_dir: str | None) -> Path:
+    """The folder that a verb writes. Raises ValueError if none is given."""
     if not run_dir:
         raise ValueError("run_dir is empty: give the folder to write")
     return Path(run_dir)
@@ -34,6 +35,7 @@ def report_folder(run_dir: str | None, files: Sequence[str]) -> Path:
 
 
 def tasks_of(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[str] | None) -> list[Task]:
+    """The tasks of these names, else of these splits, else all. Raises ValueError for a name or split that there is not."""
     if names is not None:
         return suite.select(names)
     chosen = [suite.split(s) for s in (splits if splits is not None else list(suite.splits))]

@@ -34,6 +34,7 @@ class PassAt1(Metric):
     aliases = ("pass@1",)
 
     def score(self, answer: str, reference: str) -> float:
+        """1 or 0."""
         return float(passes(program(answer, reference), reference))
 
 
