@@ -84,7 +84,6 @@ def _put_in_place(temporary: Path, folder: Path, owns: Iterable[str]) -> None:
     except (OSError, FileProblemError) as error:
         if old is not None and not folder.exists():
             old.rename(folder)
-            old = None
         if isinstance(error, FileProblemError):
             raise FileProblemError(
                 f"{folder} got other files meanwhile, so it is not replaced: choose another"
