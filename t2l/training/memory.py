@@ -164,7 +164,7 @@ def base_bytes(meta: nn.Module, config: BaseModelConfig) -> tuple[float, float]:
     """
     size, head = getattr(torch, config.dtype).itemsize, meta.get_output_embeddings()  # type: ignore[operator]
     linears = [m for m in meta.modules() if linear_shape(m) is not None and m is not head]
-    total = size * sum(p.numel() for p in {id(p): p for p in meta.parameters()}.values())
+    total = size * sum(p.numel() for p in meta.parameters())
     if config.quantization is Quantization.none:
         return total, 0.0
     weights = [m.get_parameter("weight") for m in linears]

@@ -188,7 +188,7 @@ def plan(config: PlanConfig) -> Plan:
     hypernetwork = meta_hypernetwork(config.hypernetwork, spec, planner.d_embedding)
     return Plan(
         base_model=config.base_model.path,
-        base_parameters=sum(p.numel() for p in {id(p): p for p in planner.meta.parameters()}.values()),
+        base_parameters=sum(p.numel() for p in planner.meta.parameters()),
         spec=spec,
         d_embedding=planner.d_embedding,
         hypernetwork_parameters=sum(p.numel() for p in hypernetwork.parameters()),
