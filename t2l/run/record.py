@@ -159,8 +159,8 @@ class Run:
             return None
         import wandb
 
-        about = {"project": logger.project, "dir": str(self.folder), "config": dict(config)}
-        return wandb.init(mode=logger.wandb, reinit="create_new", **about)
+        settings: Any = {"project": logger.project, "mode": logger.wandb, "config": dict(config)}
+        return wandb.init(dir=str(self.folder), reinit="create_new", **settings)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line of metrics for a step."""
