@@ -125,6 +125,7 @@ def quickstart(config: QuickstartConfig) -> None:
     console.rule("3/5 hypernetwork trained by SFT through the frozen base")
     train(settings_from(TrainConfig, config, objective=config.sft, trainer=config.sft_trainer, run_dir=sft))
     console.rule("4/5 every contender on every split")
+    # Spelled out: `prompt` and `descriptions_per_task` say something else of an evaluation than of training.
     cells = evaluate(
         EvaluateConfig(
             base_model=config.base_model,
