@@ -35,7 +35,7 @@ from t2l.own_files import (
 
 __all__ = [
     "FileProblemError", "atomic_folder", "check_finite", "check_own", "check_replaceable", "move_into", "read_json", "read_tensors",
-    "remove_folder", "tensors_checksum", "write_bytes", "write_json", "write_own", "write_tensors", "write_text",
+    "remove_folder", "tensors_checksum", "write_json", "write_own", "write_tensors", "write_text",
 ]  # fmt: skip
 CHECKSUM = "t2l_xxh3"
 """key of the checksum of its tensors in a safetensors file's metadata"""
@@ -87,7 +87,6 @@ def _put_in_place(temporary: Path, folder: Path, owns: Iterable[str]) -> None:
     except (OSError, FileProblemError) as error:
         if old is not None and not folder.exists():
             old.rename(folder)
-            old = None
         if isinstance(error, FileProblemError):
             raise FileProblemError(
                 f"{folder} got other files meanwhile, so it is not replaced: choose another"
@@ -129,11 +128,6 @@ def move_into(source: Path, folder: Path, last: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file under a temporary name and renames it."""
     replace_file(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it."""
-    replace_file(path, data)
 
 
 def write_json(path: Path, data: Any) -> None:
