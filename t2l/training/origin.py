@@ -90,8 +90,7 @@ class Origin:
                 self.folder,
             )
             return None
-        both = Manifest.union([before.manifest, own.manifest])
-        return TrainingData(Manifest(both.examples, both.descriptions), own.centres)
+        return TrainingData(Manifest.union([before.manifest, own.manifest]), own.centres)
 
 
 def _settings(config: Any) -> str:
