@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from t2l.checks import at_least
 from t2l.describe.describers import Describer
 from t2l.describe.judging import AcceptConfig, Judge, parse_descriptions
 from t2l.describe.replies import Reply, ReplyFile, Request, sha256
@@ -101,11 +102,8 @@ class DescribeConfig:
     def __post_init__(self) -> None:
         if not self.run_dir:
             raise ValueError("run_dir is empty: give the folder to write, run_dir=DIR")
-        for key in ("n", "definitions", "example_characters", "per_request", "max_rounds"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
-        if self.examples < 0:
-            raise ValueError(f"examples must be at least 0, not {self.examples}")
+        at_least(self, 1, "n", "definitions", "example_characters", "per_request", "max_rounds")
+        at_least(self, 0, "examples")
         if self.max_rounds * self.per_request < self.n:
             raise ValueError(
                 f"max_rounds={self.max_rounds} requests of per_request={self.per_request} descriptions cannot give n={self.n}"

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
 from t2l.base_model.files import model_config
+from t2l.checks import at_least, one_of
 from t2l.encoder.interface import Embedder, first_line, without_machine
 from t2l.encoder.pretrained import changed
 from t2l.encoder.soundness import library_versions
@@ -45,12 +46,9 @@ class LastTokenConfig:
     """folder of the embedding cache; empty for none"""
 
     def __post_init__(self) -> None:
-        if self.template not in ("raw", "chat"):
-            raise ValueError(f"encoder.template must be raw or chat, not {self.template!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"encoder.batch_size must be at least 1, not {self.batch_size}")
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"encoder.max_length must be at least 1, or null, not {self.max_length}")
+        one_of(self, [type(self).kind], "kind", under="encoder")
+        one_of(self, ("raw", "chat"), "template", under="encoder")
+        at_least(self, 1, "batch_size", "max_length", under="encoder")
 
 
 @dataclass
@@ -58,11 +56,6 @@ class BaseModelEncoderConfig(LastTokenConfig):
     """The run's own base model, as it is loaded (Charakorn et al. 2025)."""
 
     kind: str = "base_model"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind != "base_model":
-            raise ValueError(f"encoder.kind must be 'base_model' here, not {self.kind!r}")
 
 
 @dataclass
@@ -72,11 +65,6 @@ class CausalLMEncoderConfig(LastTokenConfig):
     kind: str = "causal_lm"
     model: BaseModelConfig = field(default_factory=BaseModelConfig)
     """which, and how it is loaded"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind != "causal_lm":
-            raise ValueError(f"encoder.kind must be 'causal_lm' here, not {self.kind!r}")
 
 
 class LastTokenEmbedder(Embedder):

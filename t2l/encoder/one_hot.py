@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from t2l.base_model import BaseModel, BaseModelConfig
+from t2l.checks import one_of
 from t2l.encoder.interface import Embedder
 from t2l.registry import register
 from t2l.tasks import Task
@@ -28,8 +29,7 @@ class OneHotConfig:
     """names of tasks, in the order of the embedding's dimensions; None means the suite's training tasks"""
 
     def __post_init__(self) -> None:
-        if self.kind != "one_hot":
-            raise ValueError(f"encoder.kind must be 'one_hot' here, not {self.kind!r}")
+        one_of(self, ["one_hot"], "kind", under="encoder")
         if self.tasks is not None and (not self.tasks or len(set(self.tasks)) < len(self.tasks)):
             raise ValueError("encoder.tasks must name at least one task and none twice, or be null")
 

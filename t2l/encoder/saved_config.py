@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from t2l.base_model import BaseModelConfig, Quantization
+from t2l.checks import at_least, one_of
 from t2l.encoder.interface import NOT_KEPT, Embedder, without_machine
 from t2l.registry import component, register
 
@@ -28,10 +29,8 @@ class OwnEncoderConfig:
     """whether code that comes with the encoder may run"""
 
     def __post_init__(self) -> None:
-        if self.kind != "own":
-            raise ValueError(f"encoder.kind must be 'own' here, not {self.kind!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"encoder.batch_size must be at least 1, not {self.batch_size}")
+        one_of(self, ["own"], "kind", under="encoder")
+        at_least(self, 1, "batch_size", under="encoder")
 
 
 @register("encoder", "own", OwnEncoderConfig)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from t2l.checks import at_least, one_of
 from t2l.encoder.interface import Embedder, first_line, without_machine
 from t2l.encoder.minilm import PYPI_PATH
 from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 UNLIMITED = 10**9
 """tokens, from which on an encoder is taken to read texts of any length (tokenizers say so with a very large number)"""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -73,23 +73,15 @@ class EncoderConfig:
     """whether code that comes with the encoder may run"""
 
     def __post_init__(self) -> None:
-        if self.kind != "sentence":
-            raise ValueError(f"encoder.kind must be 'sentence' here, not {self.kind!r}")
+        one_of(self, ["sentence"], "kind", under="encoder")
         if not self.path:
             raise ValueError(f"encoder.path is empty: give a folder, a hub id or {PYPI_PATH}")
         self.normalize = str(self.normalize).lower()  # YAML reads true and false as booleans
-        for key, allowed in (
-            ("pooling", ("auto", *POOLINGS)),
-            ("normalize", ("auto", "true", "false")),
-            ("dtype", DTYPES),
-            ("long_texts", LONG_TEXTS),
-        ):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"encoder.{key} must be one of {', '.join(allowed)}, not {getattr(self, key)!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"encoder.batch_size must be at least 1, not {self.batch_size}")
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"encoder.max_length must be at least 1, or null, not {self.max_length}")
+        one_of(self, ("auto", *POOLINGS), "pooling", under="encoder")
+        one_of(self, ("auto", "true", "false"), "normalize", under="encoder")
+        one_of(self, ("auto", "float32", "bfloat16", "float16"), "dtype", under="encoder")
+        one_of(self, LONG_TEXTS, "long_texts", under="encoder")
+        at_least(self, 1, "batch_size", "max_length", under="encoder")
         if self.layers is not None and (not self.layers or min(self.layers) < 0):
             raise ValueError(f"encoder.layers must name hidden layers from 0 on, or be null, not {self.layers}")
         if self.prompt is not None and self.prompt_name is not None:

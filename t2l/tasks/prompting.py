@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from t2l.checks import one_of
 from t2l.tasks.task import Example, Task
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,7 @@ class PromptConfig:
     since a base that reads the definition needs no adapter made from it"""
 
     def __post_init__(self) -> None:
-        if self.definition not in ("hidden", "shown"):
-            raise ValueError(f"prompt.definition must be hidden or shown, not {self.definition!r}")
+        one_of(self, ("hidden", "shown"), "definition", under="prompt")
 
     @property
     def is_shown(self) -> bool:

@@ -22,6 +22,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from t2l.checks import one_of
 from t2l.files import FileProblemError
 from t2l.registry import register
 from t2l.tasks.suites.descriptions import check_descriptions
@@ -46,8 +47,7 @@ class FolderSuiteConfig(DealingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name != "folder":
-            raise ValueError(f"suite.name must be 'folder' for a folder suite, not {self.name!r}")
+        one_of(self, ["folder"], "name", under="suite")
         unknown = [key for key in self.row_splits if key not in ROW_SPLITS]
         if unknown:
             raise ValueError(f"suite.row_splits: {unknown[0]!r} must be one of {', '.join(ROW_SPLITS)}")

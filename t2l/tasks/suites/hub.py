@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from t2l.checks import at_least, one_of
 from t2l.files import FileProblemError
 from t2l.registry import register
 from t2l.tasks.suites.hub_loading import Loader, Source, TaskCache, load_all
@@ -53,13 +54,11 @@ class HubSuiteConfig(DealingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name != "hub":
-            raise ValueError(f"suite.name must be 'hub' for a hub suite, not {self.name!r}")
+        one_of(self, ["hub"], "name", under="suite")
         if not self.cache:
             raise ValueError("suite.cache is empty: give a folder for rendered tasks")
-        for key, least in (("retries", 0), ("backoff_s", 0), ("workers", 1)):
-            if getattr(self, key) < least:
-                raise ValueError(f"suite.{key} must be at least {least}, not {getattr(self, key)}")
+        at_least(self, 0, "retries", "backoff_s", under="suite")
+        at_least(self, 1, "workers", under="suite")
         for name in self.datasets:
             self.task(name)
 

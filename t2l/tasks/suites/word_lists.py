@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from t2l.checks import at_least, one_of
 from t2l.registry import register
 from t2l.tasks.suites.word_list_phrasings import PHRASINGS, Grammar, grammar, phrase
 from t2l.tasks.suites.word_list_vocabulary import ANSWER_WORDS, ATTRIBUTES, GROUPS, MASK, NONE, SPARE_WORDS, VOWELS
@@ -157,11 +158,9 @@ class WordListConfig:
     """two-step tasks in training"""
 
     def __post_init__(self) -> None:
-        if self.name != "word_lists":
-            raise ValueError(f"suite.name must be 'word_lists' for the embedded suite, not {self.name!r}")
-        for key, value in vars(self).items():
-            if isinstance(value, int) and value < (0 if key == "seed" else 1):
-                raise ValueError(f"suite.{key} must be positive, not {value}")
+        one_of(self, ["word_lists"], "name", under="suite")
+        at_least(self, 0, "seed", under="suite")
+        at_least(self, 1, *(key for key in vars(self) if key not in ("name", "seed")), under="suite")
 
 
 @dataclass
