@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.checks import one_of
 from t2l.encoder.interface import Embedder
 from t2l.registry import register
@@ -45,13 +44,7 @@ class OneHotEmbedder(Embedder):
     reads_any_text = False
     can_be_whitened = False
 
-    def __init__(
-        self,
-        config: OneHotConfig,
-        base: BaseModel | None = None,
-        base_config: BaseModelConfig | None = None,
-        tasks: Sequence[Task] = (),
-    ) -> None:
+    def __init__(self, config: OneHotConfig, tasks: Sequence[Task] = (), **_: Any) -> None:
         """Leaves out tasks that the config does not name. Raises ValueError if no task is named."""
         names = config.tasks if config.tasks is not None else [t.name for t in tasks]
         if not names:
@@ -82,13 +75,10 @@ class OneHotEmbedder(Embedder):
     def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts tasks"]:
         """Indicators of texts. Raises ValueError for a text of no known task, or of several."""
         del progress  # there is nothing to wait for
-        return np.eye(len(self._names), dtype=np.float32)[[self._task_of(text) for text in texts]]
+        return np.eye(len(self._names), dtype=np.float32)[[self.reads(text) for text in texts]]
 
     def reads(self, text: str) -> int:
-        """The task that a text belongs to, by its number."""
-        return self._task_of(text)
-
-    def _task_of(self, text: str) -> int:
+        """The task that a text belongs to, by its number. Raises ValueError for a text of no known task, or of several."""
         found = sorted(self._of_text.get(_plain(text), ()))
         if not found:
             raise ValueError(

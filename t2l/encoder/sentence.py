@@ -21,7 +21,7 @@ from t2l.encoder.interface import Embedder, first_line, without_machine
 from t2l.encoder.minilm import PYPI_PATH
 from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
 from t2l.encoder.pretrained import changed, fingerprint, hub_commit, own_prompt, resolve
-from t2l.encoder.soundness import library_versions
+from t2l.encoder.soundness import own_code_failed
 from t2l.encoder.windows import LONG_TEXTS, token_starts, weighted_mean, windows
 from t2l.files import read_json
 from t2l.registry import register
@@ -92,7 +92,7 @@ class EncoderConfig:
 class SentenceEmbedder(Embedder):
     """A sentence encoder, loaded on the first text that the cache does not hold."""
 
-    def __init__(self, config: EncoderConfig, *_: Any) -> None:
+    def __init__(self, config: EncoderConfig, **_: Any) -> None:
         """Raises ValueError for a folder that is not there."""
         super().__init__(config)
         self._path = resolve(config.path)
@@ -124,9 +124,8 @@ class SentenceEmbedder(Embedder):
         if config.layers is not None:
             return hidden * len(config.layers)
         found = Path(path).glob("[0-9]*_Dense/config.json") if Path(path).is_dir() else ()
-        projections = sorted(
-            found, key=lambda p: int(p.parent.name.partition("_")[0])
-        )  # modules by number: 2 before 10
+        # By the modules' numbers: 2 before 10.
+        projections = sorted(found, key=lambda p: int(p.parent.name.partition("_")[0]))
         return int(read_json(projections[-1])["out_features"]) if projections else hidden
 
     @cached_property
@@ -135,9 +134,7 @@ class SentenceEmbedder(Embedder):
         config, found = self.config, fingerprint(self._path, self._commit, self.config.trust_remote_code)
         if config.layers is not None:
             found = changed(found, f"layers={config.layers}")
-        keys = (
-            "pooling", "normalize", "prompt", "prompt_name", "max_length", "long_texts", "dtype", "trust_remote_code",
-        )  # fmt: skip
+        keys = "pooling normalize prompt prompt_name max_length long_texts dtype trust_remote_code".split()
         defaults = EncoderConfig()
         settings = {k: getattr(config, k) for k in keys if getattr(config, k) != getattr(defaults, k)}
         if config.layers is not None and not {"prompt", "prompt_name"} & set(settings) and own_prompt(self._path):
@@ -199,9 +196,8 @@ class SentenceEmbedder(Embedder):
         config, tokenizer, longest = self.config, getattr(model[0], "tokenizer", None), model.max_seq_length
         name = config.prompt_name or model.default_prompt_name
         self._prompt = config.prompt if config.prompt is not None else model.prompts.get(name) or ""
-        is_counted = isinstance(tokenizer, PreTrainedTokenizerBase) and longest is not None
         self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        self._longest = int(longest) if is_counted else UNLIMITED
+        self._longest = UNLIMITED if self._tokenizer is None or longest is None else int(longest)
         self._model = model
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
@@ -247,10 +243,8 @@ class SentenceEmbedder(Embedder):
         ]
 
     def _encoded(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_embedding"]:
-        config, has_bar = (
-            self.config,
-            progress and sys.stderr.isatty(),
-        )  # a bar of its own fills a file with its redrawing
+        config = self.config
+        has_bar = progress and sys.stderr.isatty()  # a bar of its own fills a file with its redrawing
         try:
             with Progress("embedding descriptions", len(texts), "description", shown=progress and not has_bar) as lines:
                 found = self._model.encode(
@@ -262,7 +256,7 @@ class SentenceEmbedder(Embedder):
         except Exception as error:
             if not config.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ValueError(self._own_code_failed("run", error)) from error
+            raise ValueError(own_code_failed(f"{self.name} does not run", error)) from error
 
     def _load(self) -> Any:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -300,18 +294,12 @@ class SentenceEmbedder(Embedder):
         if "trust_remote_code" in str(error) and not self.config.trust_remote_code:
             where = self._path if Path(self._path).is_dir() else f"https://hf.co/{self._path}"
             return (
-                f"encoder.path={self.config.path} brings Python code of its own, which t2l runs only when told to: read it "
+                f"{self.name} brings Python code of its own, which t2l runs only when told to: read it "
                 f"({where}), then set encoder.trust_remote_code=true"
             )
         if self.config.trust_remote_code:
-            return self._own_code_failed("load", error)
-        return f"encoder.path={self.config.path} could not be loaded: {first_line(error)}"
-
-    def _own_code_failed(self, what: str, error: Exception) -> str:
-        return (
-            f"encoder.path={self.config.path} does not {what}: {first_line(error)} (its own Python code, with transformers "
-            f"{library_versions()['transformers']}: it may need another version)"
-        )
+            return own_code_failed(f"{self.name} does not load", error)
+        return f"{self.name} could not be loaded: {first_line(error)}"
 
     def _is_plain(self) -> bool:
         """Whether the model has no sentence-transformers config; false if it cannot be had, which loading explains."""

@@ -72,7 +72,7 @@ class TaskEncoder:
         """
         check(config)
         self._kind = kind_of(config)
-        self._embedder: Embedder = self._kind.make(config, base, base_config, tasks)
+        self._embedder: Embedder = self._kind.make(config, base=base, base_config=base_config, tasks=tasks)
         self.identity = self._embedder.identity
         folder = self._embedder.cache
         self._cache = EmbeddingCache(Path(folder), self.identity, library_versions()) if folder else None
