@@ -317,5 +317,4 @@ class LocalModel(Describer):
 
 def build(config: Any) -> Describer:
     """The describer of a config. Raises ValueError if it is none, or of a kind that there is not."""
-    made: Describer = component_of("describer", config).make(config)
-    return made
+    return component_of("describer", config).make(config)
