@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
 from t2l.base_model.files import model_config
 from t2l.checks import at_least, one_of
 from t2l.encoder.interface import Embedder, without_machine
-from t2l.encoder.pretrained import changed
+from t2l.encoder.pretrained import changed, whole_path
 from t2l.encoder.soundness import own_code_failed
 from t2l.registry import register
 from t2l.run.progress import Progress
@@ -114,9 +113,7 @@ class LastTokenEmbedder(Embedder):
     @property
     def record(self) -> dict[str, Any]:
         """As a causal LM of the encoder's own, a folder by its whole path."""
-        path = self._loaded_by.path
-        whole = str(Path(path).resolve()) if Path(path).is_dir() else path
-        model = asdict(replace(self._loaded_by, path=whole))
+        model = asdict(replace(self._loaded_by, path=whole_path(self._loaded_by.path)))
         return without_machine({**asdict(self.config), "kind": "causal_lm", "model": model})
 
     def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_hidden"]:

@@ -52,13 +52,10 @@ class OneHotEmbedder(Embedder):
         super().__init__(replace(config, tasks=list(names)))
         self._names = list(names)
         self._of_text: dict[str, set[int]] = defaultdict(set)
-        number = {name: i for i, name in enumerate(names)}
-        for name, i in number.items():
-            self._of_text[_plain(name)].add(i)
-        for task in tasks:
-            if task.name in number:
-                for text in (d for ds in task.descriptions.values() for d in ds):
-                    self._of_text[_plain(text)].add(number[task.name])
+        descriptions = {t.name: [d for ds in t.descriptions.values() for d in ds] for t in tasks}
+        for i, name in enumerate(names):
+            for text in (name, *descriptions.get(name, ())):
+                self._of_text[_plain(text)].add(i)
 
     @property
     def identity(self) -> str:

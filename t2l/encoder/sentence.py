@@ -20,7 +20,7 @@ from t2l.checks import at_least, one_of
 from t2l.encoder.interface import Embedder, first_line, without_machine
 from t2l.encoder.minilm import PYPI_PATH
 from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
-from t2l.encoder.pretrained import changed, fingerprint, hub_commit, own_prompt, resolve
+from t2l.encoder.pretrained import changed, fingerprint, hub_commit, own_prompt, resolve, whole_path
 from t2l.encoder.soundness import own_code_failed
 from t2l.encoder.windows import LONG_TEXTS, token_starts, weighted_mean, windows
 from t2l.files import read_json
@@ -145,9 +145,9 @@ class SentenceEmbedder(Embedder):
     @property
     def record(self) -> dict[str, Any]:
         """The config with the commit that a hub id meant, and a folder's whole path."""
-        is_folder = Path(self.config.path).is_dir()
-        path = str(Path(self.config.path).resolve()) if is_folder else self.config.path
-        return without_machine(asdict(replace(self.config, path=path, revision=self._commit or self.config.revision)))
+        config = self.config
+        kept = replace(config, path=whole_path(config.path), revision=self._commit or config.revision)
+        return without_machine(asdict(kept))
 
     @property
     def name(self) -> str:

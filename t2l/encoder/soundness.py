@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 import numpy as np
 from jaxtyping import Float
@@ -18,13 +18,7 @@ SAME = 1e-6
 
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that compute embeddings, without what names a build (`+cpu`)."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name).split("+")[0]
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {name: version(name).split("+")[0] for name in LIBRARIES}
 
 
 def check_embeddings(embedder: Embedder, texts: Sequence[str], values: Float[np.ndarray, "texts d_embedding"]) -> None:
