@@ -98,12 +98,11 @@ class Renderer:
         self.config, self.metric = config, canonical_metric(config.metric)
         self._made: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
         for key in (*TEMPLATES, *EXPRESSIONS):
-            source = getattr(config, key)
-            try:
-                if source:
+            if source := getattr(config, key):
+                try:
                     self._made[key] = _compiled(source, key in TEMPLATES)
-            except TemplateSyntaxError as error:
-                raise ValueError(f"{key}: {source!r} is not Jinja: {error.message}") from None
+                except TemplateSyntaxError as error:
+                    raise ValueError(f"{key}: {source!r} is not Jinja: {error.message}") from None
 
     def _value(self, key: str, row: Mapping[str, Any]) -> Any:
         """A template's text or an expression's value; None if the config has neither."""
