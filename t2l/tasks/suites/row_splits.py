@@ -105,8 +105,7 @@ def deal_rows(
 
     Raises ValueError if too few rows are left.
     """
-    rows = {key: list(declared.get(key, ())) for key in ROW_SPLITS}
-    train, validation, test = (rows[key] for key in ROW_SPLITS)
+    train, validation, test = (list(declared.get(key, ())) for key in ROW_SPLITS)
     total = len(train) + len(validation) + len(test)
     has_training = bool(train)
     if not test and validation:
@@ -118,13 +117,10 @@ def deal_rows(
     asked = {e.input for e in test}
     train, validation = ([e for e in part if e.input not in asked] for part in (train, validation))
     if config.dealt_validation and not validation and has_training:
-        drawn = set(
-            generator_for("validation rows", config.seed, name).permutation(len(train))[: config.dealt_validation]
-        )
-        train, validation = (
-            [e for i, e in enumerate(train) if i not in drawn],
-            [e for i, e in enumerate(train) if i in drawn],
-        )
+        order = generator_for("validation rows", config.seed, name).permutation(len(train))
+        drawn = set(order[: config.dealt_validation])
+        validation = [e for i, e in enumerate(train) if i in drawn]
+        train = [e for i, e in enumerate(train) if i not in drawn]
     asked = {e.input for e in validation}
     train = [e for e in train if e.input not in asked]
     if not test or (has_training and not train):
