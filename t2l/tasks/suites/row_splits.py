@@ -117,8 +117,8 @@ def deal_rows(
     asked = {e.input for e in test}
     train, validation = ([e for e in part if e.input not in asked] for part in (train, validation))
     if config.dealt_validation and not validation and has_training:
-        order = generator_for("validation rows", config.seed, name).permutation(len(train))
-        drawn = set(order[: config.dealt_validation])
+        shuffled = generator_for("validation rows", config.seed, name).permutation(len(train))
+        drawn = set(shuffled[: config.dealt_validation])
         validation = [e for i, e in enumerate(train) if i in drawn]
         train = [e for i, e in enumerate(train) if i not in drawn]
     asked = {e.input for e in validation}
