@@ -39,9 +39,10 @@ def in_range(config: Any, interval: str, *keys: str, under: str = "") -> None:
 
 
 def one_of(config: Any, choices: Collection[str], *keys: str, under: str = "") -> None:
-    """Texts that must be one of a few."""
+    """Texts that must be one of a few; or, given one choice, a text that is fixed."""
     *others, last = choices
-    _check(config, keys, under, lambda value: value in choices, f"{', '.join(others)} or {last}")
+    allowed = f"{', '.join(others)} or {last}" if others else last
+    _check(config, keys, under, lambda value: value in choices, allowed)
 
 
 def _check(config: Any, keys: Collection[str], under: str, is_allowed: Callable[[Any], bool], allowed: str) -> None:

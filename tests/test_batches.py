@@ -7,7 +7,7 @@ import torch
 
 from t2l.tasks import IGNORE_INDEX, Example, TokenizedExample, tokenize_examples, tokenize_prompts
 from t2l.tasks.batches import RowCycle, batches_within, cheapest_passes, collate, collate_prompts, draw_tasks
-from t2l.tasks.prompting import cut_prompt, header_length
+from t2l.tasks.prompting import cut_prompt, template_lengths
 from t2l.tasks.suites.word_list_tokenizer import build_tokenizer
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_long_prompts_lose_the_beginning_of_the_users_turn(tokenizer: Any) -> No
     (row,) = tokenize_examples(tokenizer, [Example("dog cat lion cow 7", "dog")])
     (short,) = tokenize_examples(tokenizer, [Example("cow 7", "dog")])
     (cut,) = tokenize_examples(tokenizer, [Example("dog cat lion cow 7", "dog")], max_length=short.length)
-    header = header_length(tokenizer)
+    header = template_lengths(tokenizer)[0]
     assert header >= 1
     assert cut == short  # the template's own tokens are all there
     assert cut.prompt_ids[:header] == row.prompt_ids[:header]

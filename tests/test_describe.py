@@ -715,7 +715,10 @@ def test_a_local_model_that_writes_lists(
             ["run_dir=o", "describer.api_key_env=hush-1", "describer.url=http://h", "describer.model=m"],
             "not the key itself",
         ),
-        (["run_dir=o", "describer.retries=-1", "describer.url=http://h", "describer.model=m"], "retries at least 0"),
+        (
+            ["run_dir=o", "describer.retries=-1", "describer.url=http://h", "describer.model=m"],
+            "retries must be at least 0, not -1",
+        ),
         (["run_dir=o", "describer=local_model", "n=0"], "n must be at least 1, not 0"),
         (["run_dir=o", "describer=local_model", "n=500"], "cannot give n=500"),
         (["run_dir=o", "describer=local_model", "prompt=hello"], "prompt must have $definition"),

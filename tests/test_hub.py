@@ -436,7 +436,7 @@ def test_a_bad_row_is_named_and_can_be_left_out(hub: Hub, tmp_path: Path) -> Non
         ({"datset": "x"}, r"suite\.datasets\.a: unknown key 'datset'; did you mean 'dataset'\?"),
         ({"dataset": "x", "splits": {"dev": "validation"}}, "splits: 'dev' must be one of train, validation, test"),
         ({"dataset": "x", "metric": "bleu"}, "unknown metric 'bleu': choose from choice_label"),
-        ({"dataset": "x", "max_rows": 0}, "max_rows must be at least 1, not 0"),
+        ({"dataset": "x", "max_rows": 0}, "max_rows must be at least 1, or null, not 0"),
         ({"dataset": "x", "trust_remote_code": True}, "unknown key 'trust_remote_code'"),
     ],
 )

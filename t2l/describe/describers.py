@@ -18,6 +18,7 @@ import torch
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
 from t2l.base_model.decoding import plain_decoding
 from t2l.base_model.files import file_fingerprint, resolve_path
+from t2l.checks import at_least, in_range, one_of, positive
 from t2l.registry import component_of, register
 from t2l.tasks import tokenize_prompts
 
@@ -57,8 +58,7 @@ class EndpointConfig:
     """longest wait before a repetition in seconds; a Retry-After beyond it ends the run"""
 
     def __post_init__(self) -> None:
-        if self.name != "endpoint":
-            raise ValueError(f"describer.name must be 'endpoint' for an endpoint, not {self.name!r}")
+        one_of(self, ["endpoint"], "name", under="describer")
         if not self.url or not self.model:
             raise ValueError("describer.url and describer.model are needed, like https://HOST/v1 and the model's name")
         parts = urlsplit(self.url)
@@ -70,13 +70,9 @@ class EndpointConfig:
             raise ValueError(f"describer.url must be like https://HOST/v1, not {self.url!r}")
         if self.api_key_env is not None and not (self.api_key_env.isidentifier() and self.api_key_env.isascii()):
             raise ValueError("describer.api_key_env must be the name of an environment variable, not the key itself")
-        for key in ("timeout_s", "backoff_s", "max_wait_s"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"describer.{key} must be positive, not {getattr(self, key)}")
-        if self.concurrency < 1 or self.retries < 0 or (self.max_tokens is not None and self.max_tokens < 1):
-            raise ValueError("describer: concurrency and max_tokens must be at least 1, retries at least 0")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"describer.temperature must be at least 0, not {self.temperature}")
+        positive(self, "timeout_s", "backoff_s", "max_wait_s", under="describer")
+        at_least(self, 1, "concurrency", "max_tokens", under="describer")
+        at_least(self, 0, "retries", "temperature", under="describer")
 
 
 @dataclass
@@ -98,12 +94,10 @@ class LocalModelConfig:
     """most tokens of a reply"""
 
     def __post_init__(self) -> None:
-        if self.name != "local_model":
-            raise ValueError(f"describer.name must be 'local_model' for a local model, not {self.name!r}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("describer: temperature must be at least 0, and top_p in (0, 1]")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"describer.max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        one_of(self, ["local_model"], "name", under="describer")
+        at_least(self, 0, "temperature", under="describer")
+        at_least(self, 1, "max_new_tokens", under="describer")
+        in_range(self, "(0, 1]", "top_p", under="describer")
 
 
 class Describer(ABC):
@@ -323,5 +317,4 @@ class LocalModel(Describer):
 
 def build(config: Any) -> Describer:
     """The describer of a config. Raises ValueError if it is none, or of a kind that there is not."""
-    made: Describer = component_of("describer", config).make(config)
-    return made
+    return component_of("describer", config).make(config)

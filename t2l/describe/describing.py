@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from t2l.checks import at_least
 from t2l.describe.describers import Describer
 from t2l.describe.judging import AcceptConfig, Judge, parse_descriptions
 from t2l.describe.replies import Reply, ReplyFile, Request, sha256
@@ -101,11 +102,8 @@ class DescribeConfig:
     def __post_init__(self) -> None:
         if not self.run_dir:
             raise ValueError("run_dir is empty: give the folder to write, run_dir=DIR")
-        for key in ("n", "definitions", "example_characters", "per_request", "max_rounds"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
-        if self.examples < 0:
-            raise ValueError(f"examples must be at least 0, not {self.examples}")
+        at_least(self, 1, "n", "definitions", "example_characters", "per_request", "max_rounds")
+        at_least(self, 0, "examples")
         if self.max_rounds * self.per_request < self.n:
             raise ValueError(
                 f"max_rounds={self.max_rounds} requests of per_request={self.per_request} descriptions cannot give n={self.n}"
@@ -215,17 +213,21 @@ class TaskDescriptions:
         self._asked = max(self._asked, needed)
         return rounds
 
-    def summary(self) -> str:
-        """How far the task came, and why not further."""
-        rejected = ", ".join(f"{count} {kind}" for kind, count in self.judge.rejected.items() if count) or "none"
-        return (
-            f"{self.task.name}: {len(self.judge.accepted)} of {self.config.n} descriptions after {self.judged} requests "
-            f"({self.malformed} malformed replies; rejected: {rejected})"
-        )
+    def finish(self, suite: dict[str, str]) -> None:
+        """Writes what there is, if that is enough; else tells how far the task came, and why not further."""
+        if self.missing:
+            rejected = ", ".join(f"{count} {kind}" for kind, count in self.judge.rejected.items() if count) or "none"
+            log.warning(
+                "given up: %s: %d of %d descriptions after %d requests (%d malformed replies; rejected: %s)",
+                self.task.name, len(self.judge.accepted), self.config.n, self.judged, self.malformed, rejected,
+            )  # fmt: skip
+        if not self.missing or (self.config.allow_incomplete and self.judge.accepted):
+            self.write(suite)
 
     def write(self, suite: dict[str, str]) -> None:
         """Writes metadata.yaml and prompt.txt, whole, unless they are there and the same."""
         used = [self.replies.by_round[n] for n in range(self.judged)]
+        asked_with = ("definitions", "examples", "example_characters", "per_request", "seed")
         provenance = {
             "made_by": "t2l describe",
             "suite": suite,
@@ -235,10 +237,7 @@ class TaskDescriptions:
             "settings": self.describer.settings(),
             "prompt_sha256": sha256(self.config.prompt),
             "styles": list(self.config.styles),
-            **{
-                k: getattr(self.config, k)
-                for k in ("definitions", "examples", "example_characters", "per_request", "seed")
-            },
+            **{key: getattr(self.config, key) for key in asked_with},
             "accept": asdict(self.config.accept),
             "wanted": self.config.n,
             "replies": len(used),
@@ -274,7 +273,7 @@ def _ask_all(works: Sequence[TaskDescriptions], describer: Describer, suite: dic
                 heapq.heappush(queue, (index, number))
             progress.advance(len(work.judge.accepted) - before)
             if work.is_finished:
-                _finish(work, suite)
+                work.finish(suite)
 
         for index in range(len(works)):
             go_on(index)
@@ -290,13 +289,6 @@ def _ask_all(works: Sequence[TaskDescriptions], describer: Describer, suite: dic
         except BaseException:
             describer.stop()
             raise
-
-
-def _finish(work: TaskDescriptions, suite: dict[str, str]) -> None:
-    if work.missing:
-        log.warning("given up: %s", work.summary())
-    if not work.missing or (work.config.allow_incomplete and work.judge.accepted):
-        work.write(suite)
 
 
 def describe_tasks(config: DescribeConfig, suite: TaskSuite, tasks: Sequence[Task], describer: Describer) -> list[str]:

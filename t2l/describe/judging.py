@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from t2l.checks import at_least, in_range
 from t2l.tasks import Task
 
 REJECTIONS = ("empty", "too_short", "too_long", "output_leak", "input_leak", "known", "duplicate", "near_duplicate")
@@ -37,14 +38,10 @@ class AcceptConfig:
     """fewest words of an example's input or output whose appearance in a description is a leak"""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_words <= self.max_words:
-            raise ValueError(
-                f"accept: min_words must be at least 1 and at most max_words, not {self.min_words} and {self.max_words}"
-            )
-        if not 0 < self.near_duplicate <= 1:
-            raise ValueError(f"accept.near_duplicate must be in (0, 1], not {self.near_duplicate}")
-        if self.leak_words < 1:
-            raise ValueError(f"accept.leak_words must be at least 1, not {self.leak_words}")
+        at_least(self, 1, "min_words", "leak_words", under="accept")
+        if self.max_words < self.min_words:
+            raise ValueError(f"accept.max_words={self.max_words} is below accept.min_words={self.min_words}")
+        in_range(self, "(0, 1]", "near_duplicate", under="accept")
 
 
 def words_of(text: str) -> list[str]:

@@ -30,15 +30,13 @@ class Request:
 
     def difference(self, other: Request) -> str | None:
         """What makes another request of the same round a different one, in words."""
-        for key, what in (
-            ("model", "another model"),
-            ("prompt_sha256", "another prompt"),
-            ("seed", "another seed"),
-            ("settings", "other settings"),
-        ):
-            if getattr(self, key) != getattr(other, key):
-                return what
-        return None
+        words = {
+            "model": "another model",
+            "prompt_sha256": "another prompt",
+            "seed": "another seed",
+            "settings": "other settings",
+        }
+        return next((what for key, what in words.items() if getattr(self, key) != getattr(other, key)), None)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.registry import component_of
-from t2l.tasks import Task
 
 NOT_KEPT = ("device", "cache", "batch_size", "shard")
 """settings that depend on the machine, and change no embedding"""
@@ -34,21 +32,11 @@ class Embedder(ABC):
     needs_base: ClassVar[bool] = False
     """whether it is the run's base model, which one process then needs as a whole"""
 
-    def __init__(
-        self,
-        config: Any,
-        base: BaseModel | None = None,
-        base_config: BaseModelConfig | None = None,
-        tasks: Sequence[Task] = (),
-    ) -> None:
-        """Keeps the config.
+    def __init__(self, config: Any, **_: Any) -> None:
+        """Keeps the config. Raises ValueError if the encoder cannot be had.
 
-        Args:
-            base: the run's base model, if it is loaded.
-            base_config: what it was, or would be, loaded by.
-            tasks: the training tasks.
-
-        Raises ValueError if it cannot be had.
+        `TaskEncoder` also passes what it was given itself, by keyword: `base`, `base_config` and `tasks`. A subclass
+        names those it needs.
         """
         self.config = config
 

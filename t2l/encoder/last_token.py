@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,14 @@ from jaxtyping import Float
 
 from t2l.base_model import BaseModel, BaseModelConfig, load_base_model
 from t2l.base_model.files import model_config
-from t2l.encoder.interface import Embedder, first_line, without_machine
-from t2l.encoder.pretrained import changed
-from t2l.encoder.soundness import library_versions
+from t2l.checks import at_least, one_of
+from t2l.encoder.interface import Embedder, without_machine
+from t2l.encoder.pretrained import changed, whole_path
+from t2l.encoder.soundness import own_code_failed
 from t2l.registry import register
 from t2l.run.progress import Progress
-from t2l.tasks import Task, tokenize_prompts
+from t2l.tasks import TokenizedExample, tokenize_prompts
+from t2l.tasks.batches import batches_within, collate
 
 
 @dataclass
@@ -45,12 +46,9 @@ class LastTokenConfig:
     """folder of the embedding cache; empty for none"""
 
     def __post_init__(self) -> None:
-        if self.template not in ("raw", "chat"):
-            raise ValueError(f"encoder.template must be raw or chat, not {self.template!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"encoder.batch_size must be at least 1, not {self.batch_size}")
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"encoder.max_length must be at least 1, or null, not {self.max_length}")
+        one_of(self, [type(self).kind], "kind", under="encoder")
+        one_of(self, ("raw", "chat"), "template", under="encoder")
+        at_least(self, 1, "batch_size", "max_length", under="encoder")
 
 
 @dataclass
@@ -58,11 +56,6 @@ class BaseModelEncoderConfig(LastTokenConfig):
     """The run's own base model, as it is loaded (Charakorn et al. 2025)."""
 
     kind: str = "base_model"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind != "base_model":
-            raise ValueError(f"encoder.kind must be 'base_model' here, not {self.kind!r}")
 
 
 @dataclass
@@ -73,21 +66,12 @@ class CausalLMEncoderConfig(LastTokenConfig):
     model: BaseModelConfig = field(default_factory=BaseModelConfig)
     """which, and how it is loaded"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind != "causal_lm":
-            raise ValueError(f"encoder.kind must be 'causal_lm' here, not {self.kind!r}")
-
 
 class LastTokenEmbedder(Embedder):
     """Last-token states of a causal LM."""
 
     def __init__(
-        self,
-        config: Any,
-        base: BaseModel | None = None,
-        base_config: BaseModelConfig | None = None,
-        tasks: Sequence[Task] = (),
+        self, config: Any, base: BaseModel | None = None, base_config: BaseModelConfig | None = None, **_: Any
     ) -> None:
         """Loads the model, unless it is the run's base model.
 
@@ -129,26 +113,23 @@ class LastTokenEmbedder(Embedder):
     @property
     def record(self) -> dict[str, Any]:
         """As a causal LM of the encoder's own, a folder by its whole path."""
-        path = self._loaded_by.path
-        whole = str(Path(path).resolve()) if Path(path).is_dir() else path
-        model = asdict(replace(self._loaded_by, path=whole))
+        model = asdict(replace(self._loaded_by, path=whole_path(self._loaded_by.path)))
         return without_machine({**asdict(self.config), "kind": "causal_lm", "model": model})
 
     def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_hidden"]:
         """States of texts. Raises ValueError for a text that is longer than the model reads."""
         ids = self._tokenized(texts)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        starts = range(0, len(ids), self.config.batch_size)
         found: dict[int, np.ndarray] = {}
         with Progress("describing tasks with the base model", len(ids), "description", shown=progress) as shown:
-            for start in starts:
-                rows = order[start : start + self.config.batch_size]
+            for rows in batches_within([len(row) for row in ids], self.config.batch_size, None):
                 try:
                     states = self._states([ids[i] for i in rows])
                 except Exception as error:
                     if not self._loaded_by.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
                         raise
-                    raise ValueError(_own_code_failed(self._loaded_by, error)) from error
+                    raise ValueError(
+                        own_code_failed(f"the encoder {self._loaded_by.path} does not run", error)
+                    ) from error
                 found.update(zip(rows, states, strict=True))
                 shown.advance(len(rows))
         return np.stack([found[i] for i in range(len(ids))])
@@ -176,12 +157,11 @@ class LastTokenEmbedder(Embedder):
         return ids
 
     @torch.no_grad()
-    def _states(self, ids: Sequence[Sequence[int]]) -> Float[np.ndarray, "rows d_hidden"]:
+    def _states(self, ids: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "rows d_hidden"]:
         """Padded on the right, where a causal model's earlier states cannot see it."""
-        base, width = self._base, max(len(row) for row in ids)
-        padding = base.tokenizer.pad_token_id
-        padded = torch.tensor([[*row, *[padding] * (width - len(row))] for row in ids], device=base.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=base.device)
+        base = self._base
+        batch = collate([TokenizedExample(row, ()) for row in ids], base.tokenizer.pad_token_id, base.device)
+        padded, mask = batch.input_ids, batch.attention_mask
 
         def first_position(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return (args[0][:, :1], *args[1:])  # logits are not wanted, and would be the largest tensor
@@ -191,8 +171,8 @@ class LastTokenEmbedder(Embedder):
             out = base.model(input_ids=padded, attention_mask=mask, output_hidden_states=True, use_cache=False)
         finally:
             handle.remove()
-        last = torch.tensor([len(row) - 1 for row in ids], device=base.device)
-        return out.hidden_states[self._layer][torch.arange(len(ids), device=base.device), last].float().cpu().numpy()
+        rows = torch.arange(len(ids), device=base.device)
+        return out.hidden_states[self._layer][rows, mask.sum(dim=1) - 1].float().cpu().numpy()
 
 
 @register("encoder", "base_model", BaseModelEncoderConfig)
@@ -227,14 +207,7 @@ def _load(config: BaseModelConfig, is_own: bool) -> BaseModel:
     except Exception as error:
         if not config.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ValueError(_own_code_failed(config, error)) from error
-
-
-def _own_code_failed(config: BaseModelConfig, error: Exception) -> str:
-    return (
-        f"the encoder {config.path} does not run: {first_line(error)} (its own Python code, with transformers "
-        f"{library_versions()['transformers']}: it may need another version)"
-    )
+        raise ValueError(own_code_failed(f"the encoder {config.path} does not run", error)) from error
 
 
 def _is_same(one: BaseModelConfig, other: BaseModelConfig | None) -> bool:

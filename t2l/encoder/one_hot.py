@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from t2l.base_model import BaseModel, BaseModelConfig
+from t2l.checks import one_of
 from t2l.encoder.interface import Embedder
 from t2l.registry import register
 from t2l.tasks import Task
@@ -28,8 +28,7 @@ class OneHotConfig:
     """names of tasks, in the order of the embedding's dimensions; None means the suite's training tasks"""
 
     def __post_init__(self) -> None:
-        if self.kind != "one_hot":
-            raise ValueError(f"encoder.kind must be 'one_hot' here, not {self.kind!r}")
+        one_of(self, ["one_hot"], "kind", under="encoder")
         if self.tasks is not None and (not self.tasks or len(set(self.tasks)) < len(self.tasks)):
             raise ValueError("encoder.tasks must name at least one task and none twice, or be null")
 
@@ -45,13 +44,7 @@ class OneHotEmbedder(Embedder):
     reads_any_text = False
     can_be_whitened = False
 
-    def __init__(
-        self,
-        config: OneHotConfig,
-        base: BaseModel | None = None,
-        base_config: BaseModelConfig | None = None,
-        tasks: Sequence[Task] = (),
-    ) -> None:
+    def __init__(self, config: OneHotConfig, tasks: Sequence[Task] = (), **_: Any) -> None:
         """Leaves out tasks that the config does not name. Raises ValueError if no task is named."""
         names = config.tasks if config.tasks is not None else [t.name for t in tasks]
         if not names:
@@ -59,13 +52,10 @@ class OneHotEmbedder(Embedder):
         super().__init__(replace(config, tasks=list(names)))
         self._names = list(names)
         self._of_text: dict[str, set[int]] = defaultdict(set)
-        number = {name: i for i, name in enumerate(names)}
-        for name, i in number.items():
-            self._of_text[_plain(name)].add(i)
-        for task in tasks:
-            if task.name in number:
-                for text in (d for ds in task.descriptions.values() for d in ds):
-                    self._of_text[_plain(text)].add(number[task.name])
+        descriptions = {t.name: [d for ds in t.descriptions.values() for d in ds] for t in tasks}
+        for i, name in enumerate(names):
+            for text in (name, *descriptions.get(name, ())):
+                self._of_text[_plain(text)].add(i)
 
     @property
     def identity(self) -> str:
@@ -82,13 +72,10 @@ class OneHotEmbedder(Embedder):
     def embed(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts tasks"]:
         """Indicators of texts. Raises ValueError for a text of no known task, or of several."""
         del progress  # there is nothing to wait for
-        return np.eye(len(self._names), dtype=np.float32)[[self._task_of(text) for text in texts]]
+        return np.eye(len(self._names), dtype=np.float32)[[self.reads(text) for text in texts]]
 
     def reads(self, text: str) -> int:
-        """The task that a text belongs to, by its number."""
-        return self._task_of(text)
-
-    def _task_of(self, text: str) -> int:
+        """The task that a text belongs to, by its number. Raises ValueError for a text of no known task, or of several."""
         found = sorted(self._of_text.get(_plain(text), ()))
         if not found:
             raise ValueError(

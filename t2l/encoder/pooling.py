@@ -45,12 +45,17 @@ def arrange(whole: Any, path: str, pooling: str, layers: Sequence[int] | None, n
     own: Any = next((m for m in modules if isinstance(m, Pooling)), None)
     if own is None and (pooling != "auto" or layers is not None):
         raise ValueError(f"encoder.path={path} has no token states to pool: leave pooling and layers out")
-    if layers is not None:
-        return [modules[0], _layer_pooling(whole, own, path, pooling, layers, normalize)]
-    if pooling != "auto":
-        mode: Any = POOLINGS[pooling]
+    if pooling != "auto" or layers is not None:
+        mode: Any = POOLINGS["mean" if pooling == "auto" else pooling]
         chosen = Pooling(own.embedding_dimension, mode, own.include_prompt)
         modules = [chosen if m is own else m for m in modules]
+    if layers is not None:
+        last = whole[0].model.config.get_text_config().num_hidden_layers
+        if beyond := [i for i in layers if i > last]:
+            raise ValueError(
+                f"encoder.layers: {path} has no hidden layer {beyond[0]}; it has 0 (the token embeddings) to {last}"
+            )
+        return [modules[0], LayerPooling(layers, chosen, normalize=normalize != "false")]
     if normalize == "false":
         return [m for m in modules if not isinstance(m, Normalize)]
     if normalize == "true" and not isinstance(modules[-1], Normalize):
@@ -66,19 +71,3 @@ def normalized_parts(model: Any) -> int:
     if isinstance(last, LayerPooling):
         return len(last.layers) if last.normalize else 0
     return int(isinstance(last, Normalize) and model.truncate_dim is None)
-
-
-def _layer_pooling(
-    whole: Any, own: Any, path: str, pooling: str, layers: Sequence[int], normalize: str
-) -> LayerPooling:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    last = whole[0].model.config.get_text_config().num_hidden_layers
-    beyond = [i for i in layers if i > last]
-    if beyond:
-        raise ValueError(
-            f"encoder.layers: {path} has no hidden layer {beyond[0]}; it has 0 (the token embeddings) to {last}"
-        )
-    mode: Any = POOLINGS["mean" if pooling == "auto" else pooling]
-    module = Pooling(own.embedding_dimension, mode, own.include_prompt)
-    return LayerPooling(layers, module, normalize=normalize != "false")

@@ -29,6 +29,11 @@ def resolve(path: str) -> str:
     return path
 
 
+def whole_path(path: str) -> str:
+    """A folder by its whole path; anything else as it is."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
+
+
 def hub_commit(path: str, revision: str | None) -> str | None:
     """The commit that a hub id means now, by the hub or by its local cache; None for a folder, and where neither knows."""
     if Path(path).is_dir():

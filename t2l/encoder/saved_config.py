@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from t2l.base_model import BaseModelConfig, Quantization
+from t2l.checks import at_least, one_of
 from t2l.encoder.interface import NOT_KEPT, Embedder, without_machine
 from t2l.registry import component, register
 
@@ -28,10 +29,8 @@ class OwnEncoderConfig:
     """whether code that comes with the encoder may run"""
 
     def __post_init__(self) -> None:
-        if self.kind != "own":
-            raise ValueError(f"encoder.kind must be 'own' here, not {self.kind!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"encoder.batch_size must be at least 1, not {self.batch_size}")
+        one_of(self, ["own"], "kind", under="encoder")
+        at_least(self, 1, "batch_size", under="encoder")
 
 
 @register("encoder", "own", OwnEncoderConfig)
@@ -58,9 +57,7 @@ def config_from_json(data: Mapping[str, Any], here: OwnEncoderConfig | None = No
     which `here` does not allow to run; that a checkpoint asks for it is not enough.
     """
     values = without_machine(data)
-    kind: Any = component("encoder", values.get("kind", "")).config
-    if "kind" not in (f.name for f in fields(kind)):
-        del values["kind"]
+    kind: Any = component("encoder", values.pop("kind", "")).config
     model = values.get("model") or {}
     needs_code = values.get("trust_remote_code") or model.get("trust_remote_code")
     if needs_code and not (here is not None and here.trust_remote_code):
@@ -70,8 +67,9 @@ def config_from_json(data: Mapping[str, Any], here: OwnEncoderConfig | None = No
         )
     machine = {k: v for k, v in asdict(here or OwnEncoderConfig()).items() if k in NOT_KEPT}
     try:
-        if "model" in values:
-            values["model"] = _base_config(values["model"], machine)
+        if model:
+            model["quantization"] = Quantization(model.get("quantization", "none"))
+            values["model"] = BaseModelConfig(**_known(BaseModelConfig, machine), **model)
         return kind(**_known(kind, machine), **values)
     except TypeError as error:
         raise ValueError(f"the encoder's config has a key that this version does not have ({error})") from None
@@ -79,11 +77,6 @@ def config_from_json(data: Mapping[str, Any], here: OwnEncoderConfig | None = No
 
 def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: values[f.name] for f in fields(kind) if f.name in values}
-
-
-def _base_config(data: Mapping[str, Any], machine: Mapping[str, Any]) -> BaseModelConfig:
-    quantization = Quantization(data.get("quantization", "none"))
-    return BaseModelConfig(**_known(BaseModelConfig, machine), **{**data, "quantization": quantization})
 
 
 def in_words(data: Mapping[str, Any]) -> str:

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from t2l.checks import at_least, one_of
 from t2l.encoder.interface import Embedder, first_line, without_machine
 from t2l.encoder.minilm import PYPI_PATH
 from t2l.encoder.pooling import POOLINGS, arrange, normalized_parts
-from t2l.encoder.pretrained import changed, fingerprint, hub_commit, own_prompt, resolve
-from t2l.encoder.soundness import library_versions
+from t2l.encoder.pretrained import changed, fingerprint, hub_commit, own_prompt, resolve, whole_path
+from t2l.encoder.soundness import own_code_failed
 from t2l.encoder.windows import LONG_TEXTS, token_starts, weighted_mean, windows
 from t2l.files import read_json
 from t2l.registry import register
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 UNLIMITED = 10**9
 """tokens, from which on an encoder is taken to read texts of any length (tokenizers say so with a very large number)"""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -73,23 +73,15 @@ class EncoderConfig:
     """whether code that comes with the encoder may run"""
 
     def __post_init__(self) -> None:
-        if self.kind != "sentence":
-            raise ValueError(f"encoder.kind must be 'sentence' here, not {self.kind!r}")
+        one_of(self, ["sentence"], "kind", under="encoder")
         if not self.path:
             raise ValueError(f"encoder.path is empty: give a folder, a hub id or {PYPI_PATH}")
         self.normalize = str(self.normalize).lower()  # YAML reads true and false as booleans
-        for key, allowed in (
-            ("pooling", ("auto", *POOLINGS)),
-            ("normalize", ("auto", "true", "false")),
-            ("dtype", DTYPES),
-            ("long_texts", LONG_TEXTS),
-        ):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"encoder.{key} must be one of {', '.join(allowed)}, not {getattr(self, key)!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"encoder.batch_size must be at least 1, not {self.batch_size}")
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"encoder.max_length must be at least 1, or null, not {self.max_length}")
+        one_of(self, ("auto", *POOLINGS), "pooling", under="encoder")
+        one_of(self, ("auto", "true", "false"), "normalize", under="encoder")
+        one_of(self, ("auto", "float32", "bfloat16", "float16"), "dtype", under="encoder")
+        one_of(self, LONG_TEXTS, "long_texts", under="encoder")
+        at_least(self, 1, "batch_size", "max_length", under="encoder")
         if self.layers is not None and (not self.layers or min(self.layers) < 0):
             raise ValueError(f"encoder.layers must name hidden layers from 0 on, or be null, not {self.layers}")
         if self.prompt is not None and self.prompt_name is not None:
@@ -100,7 +92,7 @@ class EncoderConfig:
 class SentenceEmbedder(Embedder):
     """A sentence encoder, loaded on the first text that the cache does not hold."""
 
-    def __init__(self, config: EncoderConfig, *_: Any) -> None:
+    def __init__(self, config: EncoderConfig, **_: Any) -> None:
         """Raises ValueError for a folder that is not there."""
         super().__init__(config)
         self._path = resolve(config.path)
@@ -132,9 +124,8 @@ class SentenceEmbedder(Embedder):
         if config.layers is not None:
             return hidden * len(config.layers)
         found = Path(path).glob("[0-9]*_Dense/config.json") if Path(path).is_dir() else ()
-        projections = sorted(
-            found, key=lambda p: int(p.parent.name.partition("_")[0])
-        )  # modules by number: 2 before 10
+        # By the modules' numbers: 2 before 10.
+        projections = sorted(found, key=lambda p: int(p.parent.name.partition("_")[0]))
         return int(read_json(projections[-1])["out_features"]) if projections else hidden
 
     @cached_property
@@ -143,9 +134,7 @@ class SentenceEmbedder(Embedder):
         config, found = self.config, fingerprint(self._path, self._commit, self.config.trust_remote_code)
         if config.layers is not None:
             found = changed(found, f"layers={config.layers}")
-        keys = (
-            "pooling", "normalize", "prompt", "prompt_name", "max_length", "long_texts", "dtype", "trust_remote_code",
-        )  # fmt: skip
+        keys = "pooling normalize prompt prompt_name max_length long_texts dtype trust_remote_code".split()
         defaults = EncoderConfig()
         settings = {k: getattr(config, k) for k in keys if getattr(config, k) != getattr(defaults, k)}
         if config.layers is not None and not {"prompt", "prompt_name"} & set(settings) and own_prompt(self._path):
@@ -156,9 +145,9 @@ class SentenceEmbedder(Embedder):
     @property
     def record(self) -> dict[str, Any]:
         """The config with the commit that a hub id meant, and a folder's whole path."""
-        is_folder = Path(self.config.path).is_dir()
-        path = str(Path(self.config.path).resolve()) if is_folder else self.config.path
-        return without_machine(asdict(replace(self.config, path=path, revision=self._commit or self.config.revision)))
+        config = self.config
+        kept = replace(config, path=whole_path(config.path), revision=self._commit or config.revision)
+        return without_machine(asdict(kept))
 
     @property
     def name(self) -> str:
@@ -207,9 +196,8 @@ class SentenceEmbedder(Embedder):
         config, tokenizer, longest = self.config, getattr(model[0], "tokenizer", None), model.max_seq_length
         name = config.prompt_name or model.default_prompt_name
         self._prompt = config.prompt if config.prompt is not None else model.prompts.get(name) or ""
-        is_counted = isinstance(tokenizer, PreTrainedTokenizerBase) and longest is not None
         self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        self._longest = int(longest) if is_counted else UNLIMITED
+        self._longest = UNLIMITED if self._tokenizer is None or longest is None else int(longest)
         self._model = model
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
@@ -255,10 +243,8 @@ class SentenceEmbedder(Embedder):
         ]
 
     def _encoded(self, texts: Sequence[str], progress: bool) -> Float[np.ndarray, "texts d_embedding"]:
-        config, has_bar = (
-            self.config,
-            progress and sys.stderr.isatty(),
-        )  # a bar of its own fills a file with its redrawing
+        config = self.config
+        has_bar = progress and sys.stderr.isatty()  # a bar of its own fills a file with its redrawing
         try:
             with Progress("embedding descriptions", len(texts), "description", shown=progress and not has_bar) as lines:
                 found = self._model.encode(
@@ -270,7 +256,7 @@ class SentenceEmbedder(Embedder):
         except Exception as error:
             if not config.trust_remote_code or isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ValueError(self._own_code_failed("run", error)) from error
+            raise ValueError(own_code_failed(f"{self.name} does not run", error)) from error
 
     def _load(self) -> Any:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -308,18 +294,12 @@ class SentenceEmbedder(Embedder):
         if "trust_remote_code" in str(error) and not self.config.trust_remote_code:
             where = self._path if Path(self._path).is_dir() else f"https://hf.co/{self._path}"
             return (
-                f"encoder.path={self.config.path} brings Python code of its own, which t2l runs only when told to: read it "
+                f"{self.name} brings Python code of its own, which t2l runs only when told to: read it "
                 f"({where}), then set encoder.trust_remote_code=true"
             )
         if self.config.trust_remote_code:
-            return self._own_code_failed("load", error)
-        return f"encoder.path={self.config.path} could not be loaded: {first_line(error)}"
-
-    def _own_code_failed(self, what: str, error: Exception) -> str:
-        return (
-            f"encoder.path={self.config.path} does not {what}: {first_line(error)} (its own Python code, with transformers "
-            f"{library_versions()['transformers']}: it may need another version)"
-        )
+            return own_code_failed(f"{self.name} does not load", error)
+        return f"{self.name} could not be loaded: {first_line(error)}"
 
     def _is_plain(self) -> bool:
         """Whether the model has no sentence-transformers config; false if it cannot be had, which loading explains."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 import numpy as np
 from jaxtyping import Float
 
-from t2l.encoder.interface import Embedder
+from t2l.encoder.interface import Embedder, first_line
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "tokenizers")
 """what an embedding depends on beside the encoder's own files"""
@@ -18,13 +18,7 @@ SAME = 1e-6
 
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that compute embeddings, without what names a build (`+cpu`)."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name).split("+")[0]
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {name: version(name).split("+")[0] for name in LIBRARIES}
 
 
 def check_embeddings(embedder: Embedder, texts: Sequence[str], values: Float[np.ndarray, "texts d_embedding"]) -> None:
@@ -32,7 +26,8 @@ def check_embeddings(embedder: Embedder, texts: Sequence[str], values: Float[np.
 
     Texts of which the encoder reads the same rightly get one embedding.
     """
-    advice = f"it does not work as it is set here, with {_versions()}: choose another encoder (or layer), or the versions it needs"
+    versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+    advice = f"it does not work as it is set here, with {versions}: choose another encoder (or layer), or the versions it needs"
     broken = [t for t, v in zip(texts, values, strict=True) if not np.isfinite(v).all()]
     if broken:
         raise ValueError(f"{embedder.name} embeds {_short(broken[0])} as values that are not finite numbers; {advice}")
@@ -52,5 +47,9 @@ def _short(text: str) -> str:
     return repr(line if len(line) <= 40 else f"{line[:40]}...")
 
 
-def _versions() -> str:
-    return ", ".join(f"{name} {number}" for name, number in library_versions().items())
+def own_code_failed(what: str, error: Exception) -> str:
+    """What to tell when code that comes with an encoder fails, in one line. `what` says which encoder does not do what."""
+    return (
+        f"{what}: {first_line(error)} (its own Python code, with transformers {library_versions()['transformers']}: it may "
+        "need another version)"
+    )

@@ -72,7 +72,7 @@ class TaskEncoder:
         """
         check(config)
         self._kind = kind_of(config)
-        self._embedder: Embedder = self._kind.make(config, base, base_config, tasks)
+        self._embedder: Embedder = self._kind.make(config, base=base, base_config=base_config, tasks=tasks)
         self.identity = self._embedder.identity
         folder = self._embedder.cache
         self._cache = EmbeddingCache(Path(folder), self.identity, library_versions()) if folder else None
@@ -101,23 +101,21 @@ class TaskEncoder:
         known = {t: v for t in distinct if self._cache and (v := self._cache.get(t)) is not None}
         new = [t for t in distinct if t not in known]
         if new:
-            values = self._embedded(new, [t for t in distinct if t in known], known, progress)
+            values = self._embedded(new, known, progress)
             if self._cache:
                 self._cache.put(new, values)
             known.update(zip(new, values, strict=True))
         return torch.from_numpy(np.stack([known[t] for t in descriptions]))
 
-    def _embedded(
-        self, new: Sequence[str], old: Sequence[str], known: Mapping[str, np.ndarray], progress: bool
-    ) -> np.ndarray:
-        """Embeddings [new, d_embedding] of new texts, checked beside those of old ones."""
+    def _embedded(self, new: Sequence[str], known: Mapping[str, np.ndarray], progress: bool) -> np.ndarray:
+        """Embeddings [new, d_embedding] of new texts, checked beside those of texts that are known."""
         values = np.asarray(self._embedder.embed(new, progress), dtype=np.float32)
-        if len(new) == 1 and not old and self.reads_any_text and new[0] != PROBE:
+        if len(new) == 1 and not known and self.reads_any_text and new[0] != PROBE:
             # One text alone does not show that an encoder embeds everything alike.
             probe = np.asarray(self._embedder.embed([PROBE], False), dtype=np.float32)
             check_embeddings(self._embedder, [*new, PROBE], np.concatenate([values, probe]))
         else:
-            check_embeddings(self._embedder, [*new, *old], np.stack([*values, *(known[t] for t in old)]))
+            check_embeddings(self._embedder, [*new, *known], np.stack([*values, *known.values()]))
         return values
 
     def encode_groups(

@@ -108,6 +108,7 @@ class RowCycle:
             raise ValueError(f"task {name!r} has no training examples")
         self._size, self._key, self._count = size, (seed, name), count
         self._lengths = np.asarray(lengths) if lengths is not None and size > count else None
+        self._per_epoch = size if self._lengths is None else size // count * count
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -115,17 +116,16 @@ class RowCycle:
         order = rng.permutation(self._size)
         if self._lengths is None:
             return order
-        order = order[: self._size // self._count * self._count]
+        order = order[: self._per_epoch]
         steps = order[np.argsort(self._lengths[order], kind="stable")].reshape(-1, self._count)
         return rng.permutation(steps).reshape(-1)
 
     def take(self, step: int, count: int | None = None) -> list[int]:
         """Row indices of a step."""
         count = self._count if count is None else count
-        per_epoch = self._size if self._lengths is None else self._size // self._count * self._count
         indices = []
         for position in range(step * count, (step + 1) * count):
-            epoch, offset = divmod(position, per_epoch)
+            epoch, offset = divmod(position, self._per_epoch)
             if epoch != self._epoch:
                 self._epoch, self._order = epoch, self._permutation(epoch)
             indices.append(int(self._order[offset]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,17 +79,15 @@ class Manifest:
     @classmethod
     def union(cls, manifests: Iterable[Manifest]) -> Manifest:
         """Everything that any of them was trained on."""
-        parts: tuple[dict[str, list[Tensor]], ...] = ({}, {}, {})
+        gathered: dict[str, list[Tensor]] = defaultdict(list)
         for one in manifests:
-            for part, mine in zip((one.examples, one.descriptions, one.validation), parts, strict=True):
-                for task, hashes in part.items():
-                    mine.setdefault(task, []).append(hashes)
-        return cls(*({task: torch.cat(found).unique() for task, found in part.items()} for part in parts))
+            for key, hashes in one.tensors().items():
+                gathered[key].append(hashes)
+        return cls.from_tensors({key: torch.cat(found).unique() for key, found in gathered.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors for a file."""
-        parts = {"examples": self.examples, "descriptions": self.descriptions, "validation": self.validation}
-        return {f"{kind}/{task}": hashes for kind, part in parts.items() for task, hashes in part.items()}
+        return {f"{kind}/{task}": hashes for kind, part in vars(self).items() for task, hashes in part.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Manifest:
@@ -180,10 +179,6 @@ def refuse(
 def suite_manifest(suite: TaskSuite) -> dict[str, Any]:
     """Content hashes of a suite's tasks, for a report: examples by split, descriptions by phrasing set."""
     return {
-        t.name: {
-            "family": t.family,
-            "examples_sha256": t.examples_hash(),
-            "content_sha256": t.content_hash(),
-        }
+        t.name: {"family": t.family, "examples_sha256": t.examples_hash(), "content_sha256": t.content_hash()}
         for t in suite.tasks.values()
     }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from t2l.checks import one_of
 from t2l.tasks.task import Example, Task
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,7 @@ class PromptConfig:
     since a base that reads the definition needs no adapter made from it"""
 
     def __post_init__(self) -> None:
-        if self.definition not in ("hidden", "shown"):
-            raise ValueError(f"prompt.definition must be hidden or shown, not {self.definition!r}")
+        one_of(self, ("hidden", "shown"), "definition", under="prompt")
 
     @property
     def is_shown(self) -> bool:
@@ -107,11 +107,6 @@ def template_lengths(tokenizer: Any) -> tuple[int, int]:
     return before, next((i for i, (a, b) in enumerate(ends) if a != b), 0)
 
 
-def header_length(tokenizer: Any) -> int:
-    """Number of tokens that every prompt begins with: what the template puts before the user's turn."""
-    return template_lengths(tokenizer)[0]
-
-
 def cut_prompt(prompt: Sequence[int], room: int, header: int) -> tuple[int, ...]:
     """A prompt in at most `room` tokens: the user's turn loses its beginning, the template's `header` before it stays."""
     if len(prompt) <= room:
@@ -141,14 +136,14 @@ class CutCount:
 
 
 def _fitted(
-    prompt: Sequence[int], response: Sequence[int], max_length: int, around: tuple[int, int]
+    prompt: Sequence[int], response: Sequence[int], max_length: int | None, around: tuple[int, int]
 ) -> TokenizedExample | None:
-    """A row in at most `max_length` tokens; None if nothing of the user's turn would be left.
+    """A row in at most `max_length` tokens, if there is a limit; None if nothing of the user's turn would be left.
 
     A response that leaves no room for the user's turn loses its end, so that at least half of what the template
     leaves is the prompt's (less if it needs less).
     """
-    if len(prompt) + len(response) <= max_length:
+    if max_length is None or len(prompt) + len(response) <= max_length:
         return TokenizedExample(tuple(prompt), tuple(response))
     room, content = max_length - sum(around), max(0, len(prompt) - sum(around))
     if room < 2:
@@ -187,9 +182,7 @@ def tokenize_examples(
     tokenized, around, counted = [], template_lengths(tokenizer), cuts if cuts is not None else CutCount()
     for prompt, response, example in zip(prompts, responses, examples, strict=True):
         ended = [*response, tokenizer.eos_token_id]
-        row = (
-            TokenizedExample(prompt, tuple(ended)) if max_length is None else _fitted(prompt, ended, max_length, around)
-        )
+        row = _fitted(prompt, ended, max_length, around)
         if row is None:
             where = f"task {task!r}: " if task else ""
             raise ValueError(

@@ -13,8 +13,7 @@ from t2l.tasks.task import TaskSuite
 
 def build(config: Any) -> TaskSuite:
     """The suite of a config. Raises ValueError if it is none, or of a kind that there is not."""
-    made: TaskSuite = component_of("suite", config).make(config)
-    return made
+    return component_of("suite", config).make(config)
 
 
 __all__ = ["FolderSuiteConfig", "HubSuiteConfig", "WordListConfig", "build"]

@@ -11,7 +11,6 @@ from t2l.files import FileProblemError
 from t2l.seeding import generator_for
 
 METADATA_FILE = "metadata.yaml"
-MODES = ("replace", "extend")
 
 
 def check_descriptions(texts: object) -> tuple[str, ...]:

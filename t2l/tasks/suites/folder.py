@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from t2l.checks import one_of
 from t2l.files import FileProblemError
 from t2l.registry import register
 from t2l.tasks.suites.descriptions import check_descriptions
@@ -46,8 +46,7 @@ class FolderSuiteConfig(DealingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name != "folder":
-            raise ValueError(f"suite.name must be 'folder' for a folder suite, not {self.name!r}")
+        one_of(self, ["folder"], "name", under="suite")
         unknown = [key for key in self.row_splits if key not in ROW_SPLITS]
         if unknown:
             raise ValueError(f"suite.row_splits: {unknown[0]!r} must be one of {', '.join(ROW_SPLITS)}")
@@ -69,10 +68,11 @@ class _Record:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are all different. Raises ValueError for one that is there twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {twice!r} is there twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key!r} is there twice")
+        found[key] = value
     return found
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from t2l.checks import at_least, one_of
 from t2l.files import FileProblemError
 from t2l.registry import register
-from t2l.tasks.suites.hub_loading import Loader, Source, TaskCache, load_all
+from t2l.tasks.suites.hub_loading import Source, TaskCache, load_all
 from t2l.tasks.suites.hub_rendering import HubTaskConfig, Renderer
 from t2l.tasks.suites.row_splits import DealingConfig, deal_rows, deal_tasks, descriptions_of, select_names
 from t2l.tasks.suites.rows import canonical_metric
@@ -53,13 +54,11 @@ class HubSuiteConfig(DealingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name != "hub":
-            raise ValueError(f"suite.name must be 'hub' for a hub suite, not {self.name!r}")
+        one_of(self, ["hub"], "name", under="suite")
         if not self.cache:
             raise ValueError("suite.cache is empty: give a folder for rendered tasks")
-        for key, least in (("retries", 0), ("backoff_s", 0), ("workers", 1)):
-            if getattr(self, key) < least:
-                raise ValueError(f"suite.{key} must be at least {least}, not {getattr(self, key)}")
+        at_least(self, 0, "retries", "backoff_s", under="suite")
+        at_least(self, 1, "workers", under="suite")
         for name in self.datasets:
             self.task(name)
 
@@ -111,13 +110,11 @@ def build(config: HubSuiteConfig) -> TaskSuite:
     names = select_names(list(config.datasets), config, "suite.datasets")
     made = {name: config.task(name) for name in names}
     _check_all(made, config)
-    source = Source(config.local_root, config.hub_cache)
-    cache = TaskCache(Path(config.cache).expanduser(), source)
-    loader = Loader(source, cache, config.retries, config.backoff_s)
+    cache = TaskCache(Path(config.cache).expanduser(), Source(config.local_root, config.hub_cache))
 
     def task(name: str) -> Task:
         """A task with all its descriptions; its rows are cut to size here, for there may be hundreds of tasks."""
-        of, rendered = made[name], loader.load(name, made[name])
+        of, rendered = made[name], cache.load(name, made[name], config.retries, config.backoff_s)
         texts = tuple(dict.fromkeys((*of.descriptions, *rendered.descriptions)))
         examples, metric = deal_rows(name, rendered.examples, config), canonical_metric(of.metric)
         return Task(name, {"train": texts}, examples, metric, of.family or name, max_new_tokens=of.max_new_tokens)

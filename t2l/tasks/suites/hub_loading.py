@@ -140,6 +140,14 @@ class TaskCache:
         head = {"rows": len(rows), "descriptions": list(rendered.descriptions), "dataset": config.dataset}
         write_text(self.path(name, config), "".join(json.dumps(line) + "\n" for line in (head, *rows)))
 
+    def load(self, name: str, config: HubTaskConfig, retries: int, backoff_s: float) -> Rendered:
+        """A task that is there; else it is loaded (see `with_retries`), rendered and put there at once."""
+        rendered = self.get(name, config)
+        if rendered is None:
+            rendered = with_retries(lambda: render(config, self.source), name, retries, backoff_s)
+            self.put(name, config, rendered)
+        return rendered
+
 
 def _is_offline(error: BaseException | None) -> bool:
     """Whether the hub was not asked because the libraries are told to stay offline."""
@@ -150,18 +158,15 @@ def _is_offline(error: BaseException | None) -> bool:
 
 def with_retries(load: Callable[[], Rendered], name: str, retries: int, backoff_s: float) -> Rendered:
     """What `load` gives, after up to `retries` more tries, the first `backoff_s` later and each twice as late."""
-    wait = backoff_s
-    for _ in range(retries):
+    for attempt in range(retries):
+        wait = backoff_s * 2**attempt
         try:
             return load()
-        except LASTING:
-            raise
         except Exception as error:
-            if _is_offline(error):
+            if isinstance(error, LASTING) or _is_offline(error):
                 raise
             log.warning("%s: %s: %s; again in %.3g s", name, type(error).__name__, error, wait)
         time.sleep(wait)
-        wait *= 2
     return load()
 
 
@@ -173,24 +178,6 @@ def _told(name: str, config: HubTaskConfig, error: BaseException) -> str:
         hint = "; the hub's own conversion may do: set revision: refs/convert/parquet"
     kind = "" if type(error) in (ValueError, FileProblemError) else f"{type(error).__name__}: "
     return f"suite.datasets.{name} ({config.dataset}): {kind}{said}{hint}"
-
-
-@dataclass(frozen=True)
-class Loader:
-    """Tasks from their datasets or from the cache. `retries` more tries follow where the network fails."""
-
-    source: Source
-    cache: TaskCache
-    retries: int
-    backoff_s: float
-
-    def load(self, name: str, config: HubTaskConfig) -> Rendered:
-        """A task from the cache, or loaded, rendered and put there at once."""
-        rendered = self.cache.get(name, config)
-        if rendered is None:
-            rendered = with_retries(lambda: render(config, self.source), name, self.retries, self.backoff_s)
-            self.cache.put(name, config, rendered)
-        return rendered
 
 
 def load_all(

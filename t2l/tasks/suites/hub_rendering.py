@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from t2l.checks import at_least
 from t2l.tasks.suites.row_splits import ROW_SPLITS
 from t2l.tasks.suites.rows import canonical_metric, example_of, mark_prompt
 from t2l.tasks.task import Example
@@ -65,8 +66,7 @@ class HubTaskConfig:
         unknown = [s for s in self.splits if s not in ROW_SPLITS]
         if unknown:
             raise ValueError(f"splits: {unknown[0]!r} must be one of {', '.join(ROW_SPLITS)}")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1, not {self.max_rows}; null reads all")
+        at_least(self, 1, "max_rows")
         canonical_metric(self.metric)
 
 
@@ -98,12 +98,11 @@ class Renderer:
         self.config, self.metric = config, canonical_metric(config.metric)
         self._made: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
         for key in (*TEMPLATES, *EXPRESSIONS):
-            source = getattr(config, key)
-            try:
-                if source:
+            if source := getattr(config, key):
+                try:
                     self._made[key] = _compiled(source, key in TEMPLATES)
-            except TemplateSyntaxError as error:
-                raise ValueError(f"{key}: {source!r} is not Jinja: {error.message}") from None
+                except TemplateSyntaxError as error:
+                    raise ValueError(f"{key}: {source!r} is not Jinja: {error.message}") from None
 
     def _value(self, key: str, row: Mapping[str, Any]) -> Any:
         """A template's text or an expression's value; None if the config has neither."""

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2l.checks import at_least, in_range, one_of
 from t2l.files import FileProblemError
 from t2l.seeding import generator_for
-from t2l.tasks.suites.descriptions import MODES, combined, hold_out, read_descriptions
+from t2l.tasks.suites.descriptions import combined, hold_out, read_descriptions
 from t2l.tasks.task import Example, Split, Task, TaskSuite
 
 log = logging.getLogger(__name__)
@@ -64,18 +65,11 @@ class DealingConfig:
     """descriptions per task that are held out of training, for the splits with unseen phrasing"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_fraction < 1:
-            raise ValueError(f"suite.held_fraction must be in [0, 1), not {self.held_fraction}")
-        if self.split_by not in ("family", "task"):
-            raise ValueError(f"suite.split_by must be family or task, not {self.split_by!r}")
-        if self.descriptions_mode not in MODES:
-            raise ValueError(f"suite.descriptions_mode must be {' or '.join(MODES)}, not {self.descriptions_mode!r}")
-        for key, least in (
-            ("train_examples", 1), ("test_examples", 1), ("validation_examples", 0), ("dealt_validation", 0),
-            ("test_descriptions", 0),
-        ):  # fmt: skip
-            if getattr(self, key) < least:
-                raise ValueError(f"suite.{key} must be at least {least}, not {getattr(self, key)}")
+        in_range(self, "[0, 1)", "held_fraction", under="suite")
+        one_of(self, ("family", "task"), "split_by", under="suite")
+        one_of(self, ("replace", "extend"), "descriptions_mode", under="suite")
+        at_least(self, 1, "train_examples", "test_examples", under="suite")
+        at_least(self, 0, "validation_examples", "dealt_validation", "test_descriptions", under="suite")
         owner: dict[str, str] = {}
         for role in ROLES:
             for name in getattr(self, role) or ():
@@ -111,8 +105,7 @@ def deal_rows(
 
     Raises ValueError if too few rows are left.
     """
-    rows = {key: list(declared.get(key, ())) for key in ROW_SPLITS}
-    train, validation, test = (rows[key] for key in ROW_SPLITS)
+    train, validation, test = (list(declared.get(key, ())) for key in ROW_SPLITS)
     total = len(train) + len(validation) + len(test)
     has_training = bool(train)
     if not test and validation:
@@ -124,13 +117,10 @@ def deal_rows(
     asked = {e.input for e in test}
     train, validation = ([e for e in part if e.input not in asked] for part in (train, validation))
     if config.dealt_validation and not validation and has_training:
-        drawn = set(
-            generator_for("validation rows", config.seed, name).permutation(len(train))[: config.dealt_validation]
-        )
-        train, validation = (
-            [e for i, e in enumerate(train) if i not in drawn],
-            [e for i, e in enumerate(train) if i in drawn],
-        )
+        shuffled = generator_for("validation rows", config.seed, name).permutation(len(train))
+        drawn = set(shuffled[: config.dealt_validation])
+        validation = [e for i, e in enumerate(train) if i in drawn]
+        train = [e for i, e in enumerate(train) if i not in drawn]
     asked = {e.input for e in validation}
     train = [e for e in train if e.input not in asked]
     if not test or (has_training and not train):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 
+from t2l.checks import at_least, one_of
 from t2l.registry import register
 from t2l.tasks.suites.word_list_phrasings import PHRASINGS, Grammar, grammar, phrase
 from t2l.tasks.suites.word_list_vocabulary import ANSWER_WORDS, ATTRIBUTES, GROUPS, MASK, NONE, SPARE_WORDS, VOWELS
@@ -157,19 +159,9 @@ class WordListConfig:
     """two-step tasks in training"""
 
     def __post_init__(self) -> None:
-        if self.name != "word_lists":
-            raise ValueError(f"suite.name must be 'word_lists' for the embedded suite, not {self.name!r}")
-        for key, value in vars(self).items():
-            if isinstance(value, int) and value < (0 if key == "seed" else 1):
-                raise ValueError(f"suite.{key} must be positive, not {value}")
-
-
-@dataclass
-class _Partition:
-    train: list[WordListRule] = field(default_factory=list)
-    unseen_combination: list[WordListRule] = field(default_factory=list)
-    unseen_composition: list[WordListRule] = field(default_factory=list)
-    unseen_category: list[WordListRule] = field(default_factory=list)
+        one_of(self, ["word_lists"], "name", under="suite")
+        at_least(self, 0, "seed", under="suite")
+        at_least(self, 1, *(key for key in vars(self) if key not in ("name", "seed")), under="suite")
 
 
 def _hold_out_combinations(rules: list[WordListRule], count: int, rng: random.Random) -> list[WordListRule]:
@@ -208,7 +200,8 @@ def _hold_out_step_pairs(count: int, rng: random.Random) -> set[tuple[str, str]]
     return held
 
 
-def _partition(config: WordListConfig) -> _Partition:
+def _partition(config: WordListConfig) -> dict[str, list[WordListRule]]:
+    """The rules of training and of each split of unseen tasks."""
     rng = random.Random(f"word_lists:splits:{config.seed}")
     held_attributes = set(rng.sample(sorted(ATTRIBUTES), config.held_attributes))
     single = [r for r in all_rules() if len(r.steps) == 1 and r.attribute is not None]
@@ -221,37 +214,27 @@ def _partition(config: WordListConfig) -> _Partition:
     double = [r for r in all_rules() if len(r.steps) == 2 and (r.steps[0], r.attribute) in trained_steps]
     compositions = [r for r in double if r.steps in held_pairs]
     trainable = [r for r in double if r.steps not in held_pairs]
-    for pool, key, wanted in (
-        (compositions, "held_compositions", config.held_compositions),
-        (trainable, "train_compositions", config.train_compositions),
-    ):
-        if len(pool) < wanted:
+    for pool, key in ((compositions, "held_compositions"), (trainable, "train_compositions")):
+        if len(pool) < (wanted := getattr(config, key)):
             raise ValueError(f"suite.{key}={wanted} is too many: this seed leaves {len(pool)} two-step tasks")
-    return _Partition(
-        train=train_single + whole + rng.sample(trainable, config.train_compositions),
-        unseen_combination=combination,
-        unseen_composition=rng.sample(compositions, config.held_compositions),
-        unseen_category=[r for r in single if r.attribute in held_attributes],
-    )
+    return {
+        "train": train_single + whole + rng.sample(trainable, config.train_compositions),
+        "unseen_combination": combination,
+        "unseen_composition": rng.sample(compositions, config.held_compositions),
+        "unseen_category": [r for r in single if r.attribute in held_attributes],
+    }
 
 
 def _examples(rule: WordListRule, config: WordListConfig) -> dict[str, tuple[Example, ...]]:
     rng = random.Random(f"word_lists:examples:{config.seed}:{rule.name}")
-    sizes = {
-        "test": config.test_examples,
-        "validation": config.validation_examples,
-        "train": config.train_examples,
-    }
+    sizes = {"test": config.test_examples, "validation": config.validation_examples, "train": config.train_examples}
     inputs: dict[str, Example] = {}
     while len(inputs) < sum(sizes.values()):
         items = rule.sample_input(rng)
         text = " ".join(items)
         inputs.setdefault(text, Example(text, rule.answer(items)))
-    examples = list(inputs.values())
-    out: dict[str, tuple[Example, ...]] = {}
-    for split, size in sizes.items():
-        out[split], examples = tuple(examples[:size]), examples[size:]
-    return out
+    examples = iter(inputs.values())
+    return {split: tuple(islice(examples, size)) for split, size in sizes.items()}
 
 
 def _task(rule: WordListRule, config: WordListConfig, grammars: Sequence[Grammar]) -> Task:
@@ -284,12 +267,11 @@ def build(config: WordListConfig) -> TaskSuite:
         ValueError: where a size asked for is more than the seed's partition or the grammar holds.
     """
     parts = _partition(config)
-    rules = [*parts.train, *parts.unseen_combination, *parts.unseen_composition, *parts.unseen_category]
     grammars = [grammar(phrasing, config.seed) for phrasing in PHRASINGS]
-    names = {key: tuple(r.name for r in value) for key, value in vars(parts).items()}
+    names = {key: tuple(r.name for r in rules) for key, rules in parts.items()}
     return TaskSuite(
         name=config.name,
-        tasks={r.name: _task(r, config, grammars) for r in rules},
+        tasks={r.name: _task(r, config, grammars) for rules in parts.values() for r in rules},
         splits={
             "train": Split(names["train"]),
             "unseen_phrasing": Split(names["train"], phrasing="test"),
