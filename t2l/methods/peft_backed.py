@@ -19,7 +19,7 @@ from torch import nn
 
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_tensors, write_tensors
-from t2l.lora.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from t2l.lora.peft_folder import CONFIG_FILE, WEIGHTS_FILE, check_keys
 from t2l.methods.interface import Attached, C, Method, seeded
 
 NOT_GEOMETRY = frozenset({"inference_mode", "base_model_name_or_path", "rank_pattern", "peft_version", "auto_mapping"})
@@ -77,11 +77,7 @@ def load_strictly(wrapped: Any, folder: Path) -> None:
     except (RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"{folder}: the adapter does not fit this base: {str(error).splitlines()[0]}") from error
     loaded = _state(wrapped)
-    missing, foreign = sorted(set(loaded) - set(tensors)), sorted(set(tensors) - set(loaded))
-    if missing:
-        raise ValueError(f"{folder}: the adapter lacks {len(missing)} keys, first {missing[0]!r}")
-    if foreign:
-        raise ValueError(f"{folder}: the adapter has {len(foreign)} keys too many, first {foreign[0]!r}")
+    check_keys(folder, tensors, loaded)
     for key, tensor in tensors.items():
         if not torch.equal(loaded[key].cpu().to(tensor.dtype), tensor):
             raise ValueError(f"{folder}: {key!r} did not load as it was saved")

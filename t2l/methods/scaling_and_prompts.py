@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel
-from t2l.methods.interface import MethodConfig, check_at_least, check_targets, linear_paths
+from t2l.checks import at_least, one_of
+from t2l.methods.interface import MethodConfig, check_targets, linear_paths
 from t2l.methods.peft_backed import PeftMethod
 from t2l.registry import register
 
@@ -44,12 +45,10 @@ class PrefixTuningConfig(MethodConfig):
     """vocabulary: the keys and values of random words, without an MLP; random: standard normal, before the MLP"""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "virtual_tokens")
-        _check_initial_values(self.initial_values)
-        if self.projection_size is not None:
-            check_at_least(self, 1, "projection_size")
-            if self.initial_values != "random":
-                raise ValueError("method.projection_size: an MLP cannot start from words, set initial_values=random")
+        at_least(self, 1, "virtual_tokens", "projection_size", under="method")
+        one_of(self, INITIAL_VALUES, "initial_values", under="method")
+        if self.projection_size is not None and self.initial_values != "random":
+            raise ValueError("method.projection_size: an MLP cannot start from words, set initial_values=random")
 
 
 @dataclass
@@ -62,13 +61,8 @@ class PromptTuningConfig(MethodConfig):
     """vocabulary: the embeddings of random words; random: standard normal"""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "virtual_tokens")
-        _check_initial_values(self.initial_values)
-
-
-def _check_initial_values(value: str) -> None:
-    if value not in INITIAL_VALUES:
-        raise ValueError(f"method.initial_values must be one of {', '.join(INITIAL_VALUES)}, not {value!r}")
+        at_least(self, 1, "virtual_tokens", under="method")
+        one_of(self, INITIAL_VALUES, "initial_values", under="method")
 
 
 @register("method", "ia3", Ia3Config)
