@@ -79,14 +79,10 @@ def peft_config(spec: LoraSpec, base_path: str) -> dict[str, Any]:
         "use_rslora": spec.scaling_rule is Scaling.rslora,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": _target_modules(spec),
+        # PEFT matches full module names exactly, so naming each one is right for any subset of layers; vLLM goes by the
+        # tensors' keys alone.
+        "target_modules": sorted(path for g in spec.groups for path in g.paths),
     }
-
-
-def _target_modules(spec: LoraSpec) -> list[str]:
-    # PEFT matches full module names exactly, so naming each one is right for any subset of layers; vLLM goes by the
-    # tensors' keys alone.
-    return sorted(path for g in spec.groups for path in g.paths)
 
 
 def save_adapter(
