@@ -172,8 +172,7 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
         )
     is_untied = _untie(model, {parsed[0] for key in tensors if (parsed := parse_key(key))}, adapter)
     try:
-        with warnings.catch_warnings():  # of missing keys, which are errors below
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):  # of missing keys, which are errors below
             wrapped = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
     except (RuntimeError, KeyError) as error:  # other shapes; names that do not fit
         raise ValueError(f"{adapter} does not fit the base: {str(error).strip().splitlines()[-1]}") from error

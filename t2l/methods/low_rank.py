@@ -290,8 +290,7 @@ class Vera(PeftMethod[VeraConfig]):
         """PEFT's VeRA."""
         from peft import VeraConfig as PeftVeraConfig
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that A and B are not saved is meant
+        with warnings.catch_warnings(action="ignore"):  # that A and B are not saved is meant
             return PeftVeraConfig(
                 task_type="CAUSAL_LM",
                 r=self.config.rank,
