@@ -7,6 +7,7 @@ through residual MLP blocks. They differ in what one head emits at a time: A and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -133,6 +134,17 @@ class _SharedHead(_PaperHypernetwork):
             self.bias_b.append(nn.Parameter(torch.zeros(spec.rank, g.d_out)))
             fresh_a_(self.bias_a[-1], g.d_in, generator)
 
+    def _emit_sides(self, features: Sequence[Tensor]) -> LoraWeights:
+        """Adapters from the features of A and those of B, [batch, positions, ...] each."""
+        one_side = _one_rank if self.one_rank_at_a_time else _all_ranks
+        of_a, of_b = (self.split_positions(side) for side in features)
+        A, B = {}, {}
+        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
+            weight = head.get_parameter("weight")
+            A[g.name] = one_side(weight, of_a[g.name], self.bias_a[i])
+            B[g.name] = one_side(weight, of_b[g.name], self.bias_b[i]).transpose(-1, -2)
+        return LoraWeights(A, B)
+
 
 def _all_ranks(weight: Tensor, features: Tensor, bias: Tensor) -> Tensor:
     """Every rank of one side, [batch, layers, rank, width]; rows of the head beyond its width are not computed."""
@@ -156,13 +168,7 @@ class TextToLoraM(_SharedHead):
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
         marks = self.side(torch.arange(2, device=embeddings.device))
-        features = self._features(embeddings, marks)
-        of_a, of_b = (self.split_positions(side) for side in features.unbind(1))
-        A, B = {}, {}
-        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
-            A[g.name] = _all_ranks(head.get_parameter("weight"), of_a[g.name], self.bias_a[i])
-            B[g.name] = _all_ranks(head.get_parameter("weight"), of_b[g.name], self.bias_b[i]).transpose(-1, -2)
-        return LoraWeights(A, B)
+        return self._emit_sides(self._features(embeddings, marks).unbind(1))
 
 
 @register("hypernetwork", "s", TextToLoraConfig)
@@ -181,10 +187,4 @@ class TextToLoraS(_SharedHead):
         sides, ranks = self.side(torch.arange(2, device=device)), self.rank_position(torch.arange(rank, device=device))
         marks = (sides[:, None] + ranks[None]).flatten(0, 1)
         features = self._features(embeddings, marks).unflatten(1, (2, rank))
-        by_group = self.split_positions(features.movedim(3, 1))  # [batch, layers, sides, ranks, width]
-        A, B = {}, {}
-        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
-            of_a, of_b = by_group[g.name].unbind(2)
-            A[g.name] = _one_rank(head.get_parameter("weight"), of_a, self.bias_a[i])
-            B[g.name] = _one_rank(head.get_parameter("weight"), of_b, self.bias_b[i]).transpose(-1, -2)
-        return LoraWeights(A, B)
+        return self._emit_sides(features.transpose(2, 3).unbind(1))  # [batch, positions, ranks, width]

@@ -266,8 +266,8 @@ class MadeInChunks(AdapterSource):
             record = read_json(folder / "made.json")
             super()._count(float(record["time_s"]), int(record["made"]))
         tensors = read_tensors(folder / "adapters.safetensors")
-        sides = {s: {k.removeprefix(f"{s}."): t for k, t in tensors.items() if k.startswith(f"{s}.")} for s in "AB"}
-        return LoraWeights(dict(sorted(sides["A"].items())), dict(sorted(sides["B"].items())))
+        A, B = ({k[2:]: t for k, t in sorted(tensors.items()) if k.startswith(f"{side}.")} for side in "AB")
+        return LoraWeights(A, B)
 
 
 def _named(weights: LoraWeights) -> dict[str, Tensor]:

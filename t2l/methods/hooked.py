@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,14 +119,10 @@ class HookedMethod(TensorMethod[C]):
         """Fresh modules on the base."""
         with seeded(seed, base.device):
             modules = {path: module.to(base.device) for path, module in self.modules(base.model).items()}
-        handles = []
-        try:
+        with ExitStack() as hooks:
             for path, module in modules.items():
-                handles.append(base.model.get_submodule(path).register_forward_hook(_hook(module)))
+                hooks.enter_context(base.model.get_submodule(path).register_forward_hook(_hook(module)))
             yield Attached(base.model, {f"{p}.{n}": v for p, m in modules.items() for n, v in m.named_parameters()})
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @register("method", "bitfit", BitFitConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,23 +136,19 @@ class PromptTuning(PeftMethod[PromptTuningConfig]):
 
     def prepare(self, wrapped: Any, base: BaseModel) -> None:
         """Replaces PEFT's generate, which ignores padding: it would count the padding of a batch as positions."""
-        wrapped.generate = _GenerateWithPrompt(wrapped)
+        wrapped.generate = partial(_generate_with_prompt, wrapped)
 
 
-class _GenerateWithPrompt:
-    """Generates from [P; E(x)] with a mask, so that positions are counted over real tokens only."""
+def _generate_with_prompt(wrapped: Any, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+    """Token ids of prompt and answer, like `generate` of a causal LM given ids.
 
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """Token ids of prompt and answer, like `generate` of a causal LM given ids."""
-        wrapped = self._wrapped
-        if "max_length" in options:  # counts the input, which `generate` does not see as ids
-            options["max_new_tokens"] = options.pop("max_length") - input_ids.shape[1]
-        prompt = wrapped.get_prompt(batch_size=len(input_ids))
-        embedded = wrapped.word_embeddings(input_ids)
-        inputs = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
-        mask = torch.cat([attention_mask.new_ones(prompt.shape[:2]), attention_mask], dim=1)
-        answers = wrapped.base_model.generate(inputs_embeds=inputs, attention_mask=mask, **options)
-        return torch.cat([input_ids, answers], dim=1)
+    It generates from [P; E(x)] with a mask, so that positions are counted over real tokens only.
+    """
+    if "max_length" in options:  # counts the input, which `generate` does not see as ids
+        options["max_new_tokens"] = options.pop("max_length") - input_ids.shape[1]
+    prompt = wrapped.get_prompt(batch_size=len(input_ids))
+    embedded = wrapped.word_embeddings(input_ids)
+    inputs = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
+    mask = torch.cat([attention_mask.new_ones(prompt.shape[:2]), attention_mask], dim=1)
+    answers = wrapped.base_model.generate(inputs_embeds=inputs, attention_mask=mask, **options)
+    return torch.cat([input_ids, answers], dim=1)
