@@ -86,12 +86,11 @@ class _Trunk(nn.Module):
 
 
 class _PaperHypernetwork(Hypernetwork):
-    """The trunk and the zero-weight heads that L, M and S share."""
+    """The trunk that L, M and S share."""
 
     def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int) -> None:
         super().__init__(spec, d_embedding)
         self.trunk = _Trunk(spec, d_embedding, config.latent, config.dropout)
-        self.heads = nn.ModuleList()
 
     def _features(self, embeddings: Tensor, marks: Tensor | None = None) -> Tensor:
         return self.trunk(embeddings, self.slot_layer, self.slot_group, marks)
@@ -123,6 +122,7 @@ class _SharedHead(_PaperHypernetwork):
 
     def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
         super().__init__(config, spec, d_embedding)
+        self.heads = nn.ModuleList()
         self.side = nn.Sequential(nn.Embedding(2, config.latent), nn.LayerNorm(config.latent))
         ranks = 1 if self.one_rank_at_a_time else spec.rank
         self.bias_a, self.bias_b = nn.ParameterList(), nn.ParameterList()
