@@ -157,7 +157,7 @@ class TensorMethod(Method[C]):
 
     @contextmanager
     def restore(self, base: BaseModel, folder: Path) -> Iterator[Attached]:
-        """A fresh one with the saved values, strictly; none of them is trained on."""
+        """A fresh one with the saved values, strictly; they are not trained further."""
         tensors = read_tensors(folder / self.weights_file)
         with self.attach(base, 0) as attached:
             fill_strictly(attached.trainable, tensors, folder)
