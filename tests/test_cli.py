@@ -45,7 +45,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train_library", "method=dora", "method.rank=0"], "method.rank must be at least 1, not 0"),
         (["train_library", "method=dora", "lora.layers=[1]"], "method.layers is None, lora.layers is [1]"),
         (["train_library", "method=ia3", "method.target_modules=[c_attn]"], "no linear 'c_attn'"),
-        (["compare_methods", "methods.lora.optimization.lr=-1"], "lr and clip must be positive"),
+        (["compare_methods", "methods.lora.optimization.lr=-1"], "optimization.lr must be positive, not -1"),
         (["compare_methods", "contenders=[generated]"], "unknown 'generated' here"),
         (["compare_methods", "+method@methods.x=batched_lora"], "batched_lora is the contender `oracle`"),
         (["evaluate", "contenders=[base]", "method_libraries=[nowhere]"], "nowhere is not a folder of"),

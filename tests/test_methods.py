@@ -557,7 +557,7 @@ def test_methods_refuse_a_base_they_cannot_adapt(bases: dict[str, BaseModel]) ->
     ("kind", "values", "says"),
     [
         (OptimizationConfig, {"steps": 0}, "steps must be at least 1"),
-        (OptimizationConfig, {"lr": 0.0}, "lr and clip must be positive"),
+        (OptimizationConfig, {"lr": 0.0}, "optimization.lr must be positive, not 0.0"),
         (LoraMethodConfig, {"rank": 0}, "rank must be at least 1"),
         (LoraMethodConfig, {"target_modules": []}, "target_modules is empty"),
         (LoraPlusConfig, {"lr_ratio": 0.5}, "lr_ratio must be at least 1"),
@@ -567,8 +567,8 @@ def test_methods_refuse_a_base_they_cannot_adapt(bases: dict[str, BaseModel]) ->
         (Ia3Config, {"target_modules": ["down_proj"]}, "choose one"),
         (PrefixTuningConfig, {"virtual_tokens": 0}, "virtual_tokens must be at least 1"),
         (PrefixTuningConfig, {"projection_size": 8}, "an MLP cannot start from words"),
-        (PromptTuningConfig, {"initial_values": "text"}, "must be one of random, vocabulary"),
-        (BottleneckAdapterConfig, {"activation": "step"}, "activation must be one of"),
+        (PromptTuningConfig, {"initial_values": "text"}, "initial_values must be random or vocabulary"),
+        (BottleneckAdapterConfig, {"activation": "step"}, "activation must be gelu, relu, silu or tanh"),
         (BitFitConfig, {"target_modules": []}, "target_modules is empty"),
     ],
 )

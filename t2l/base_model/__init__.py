@@ -15,17 +15,6 @@ from t2l.base_model.loading import (
 )
 
 __all__ = [
-    "BaseModel",
-    "BaseModelConfig",
-    "LoraConfig",
-    "Quantization",
-    "checkpointing",
-    "freeze",
-    "hash_parameters",
-    "label_logits",
-    "load_base_model",
-    "lora_spec",
-    "lora_spec_from_config",
-    "meta_model",
-    "verify_frozen",
-]
+    "BaseModel", "BaseModelConfig", "LoraConfig", "Quantization", "checkpointing", "freeze", "hash_parameters",
+    "label_logits", "load_base_model", "lora_spec", "lora_spec_from_config", "meta_model", "verify_frozen",
+]  # fmt: skip

@@ -60,23 +60,19 @@ def note_overridden_decoding(model: nn.Module, name: str) -> dict[str, Any]:
     return overridden
 
 
-def _plain(config: Any) -> Any:
-    from transformers import GenerationConfig
-
-    return GenerationConfig(**{key: getattr(config, key, None) for key in KEPT})
-
-
 @contextmanager
 def plain_decoding(model: Any) -> Iterator[None]:
     """Within the block, `model.generate` reads nothing from generation configs but the special tokens.
 
     That of a model which an adaptation method wraps is as much another object's as the wrapper's own.
     """
+    from transformers import GenerationConfig
+
     parts = [model, *(m for m in model.modules() if m is not model)]
     holders = [part for part in parts if vars(part).get("generation_config") is not None]
     before = [part.generation_config for part in holders]
     for part, config in zip(holders, before, strict=True):
-        part.generation_config = _plain(config)
+        part.generation_config = GenerationConfig(**{key: getattr(config, key, None) for key in KEPT})
     try:
         yield
     finally:

@@ -63,13 +63,18 @@ def cached_snapshot(path: str, commit: str | None = None) -> str | None:
     return str(Path(found).parent) if isinstance(found, str) else None
 
 
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _weights_digest(file: Path) -> bytes:
     """Sha256 of a file's content; the hub's cache keeps large files under that very name."""
     blob = file.resolve().name
     if file.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
         return bytes.fromhex(blob)
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+    return bytes.fromhex(file_sha256(file))
 
 
 def _pickled_weights(folder: Path) -> list[Path]:
@@ -108,6 +113,21 @@ def earlier_fingerprint_hint(recorded: str, found: str) -> str:
         "; for bases of .bin files earlier versions recorded a fingerprint that depends on base_model.dtype: if it is the same "
         f"base, replace {recorded} by {found} in the records of what was trained"
     )
+
+
+def check_fingerprint(made: str, recorded: str, found: str) -> None:
+    """Raises ValueError if what was made for one base model meets another.
+
+    Args:
+        made: what it is, for the message, like "FOLDER was trained on".
+        recorded: fingerprint of the base that it was made for.
+        found: fingerprint of the base that is here.
+    """
+    if recorded != found:
+        raise ValueError(
+            f"{made} another base model (fingerprint {recorded[:12]}); this base has {found[:12]}"
+            f"{earlier_fingerprint_hint(recorded, found)}"
+        )
 
 
 def model_config(path: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:

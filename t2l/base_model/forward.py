@@ -72,9 +72,6 @@ def label_logits(
             )
         return (args[0][rows, positions + offset].unsqueeze(0), *args[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(pick)  # type: ignore[operator]
-    try:
+    with model.get_output_embeddings().register_forward_pre_hook(pick):  # type: ignore[operator]
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-    finally:
-        handle.remove()
     return LabelLogits(logits[0], labels[:, 1:][rows, positions], rows)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from t2l.base_model.files import earlier_fingerprint_hint
+from t2l.base_model.files import check_fingerprint
 from t2l.base_model.loading import BaseModel
 from t2l.lora import AdapterBatch
 from t2l.lora.injection import inject as inject_weights
@@ -43,12 +43,10 @@ def inject(
             "these adapters do not say what they are for: give what a generator or a library returned, or use "
             "t2l.lora.inject(model, spec, weights)"
         )
-    if isinstance(model, BaseModel) and model.fingerprint != adapters.base_fingerprint:
-        raise ValueError(
-            f"the adapters are for another base model (fingerprint {adapters.base_fingerprint[:12]}); this base has "
-            f"{model.fingerprint[:12]}{earlier_fingerprint_hint(adapters.base_fingerprint, model.fingerprint)}"
-        )
-    network = model.model if isinstance(model, BaseModel) else model
+    network: Any = model
+    if isinstance(model, BaseModel):
+        check_fingerprint("the adapters are for", adapters.base_fingerprint, model.fingerprint)
+        network = model.model
     there = adapters.to(next(network.parameters()).device)
     with inject_weights(network, adapters.spec, there, adapter_index):
         yield

@@ -22,6 +22,9 @@ from t2l.base_model.tokenizer import check_date, fit_tokenizer, freeze_date, set
 from t2l.checks import one_of
 from t2l.distributed import local_device, shard
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""what weights can be loaded or stored in"""
+
 
 class Quantization(StrEnum):
     """Storage of the base's linear layers."""
@@ -63,7 +66,7 @@ class BaseModelConfig:
         if not self.path:
             raise ValueError("base_model.path is empty: give a folder, a hub id or 'mini'")
         check_date(self.date)
-        one_of(self, ("float32", "bfloat16", "float16"), "dtype", under="base_model")
+        one_of(self, DTYPES, "dtype", under="base_model")
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,7 @@ def verify_frozen(model: nn.Module) -> Iterator[str]:
 
 def freeze(model: nn.Module) -> nn.Module:
     """Puts a model in eval mode with no parameter asking for gradients. Returns it."""
-    model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
+    return model.eval().requires_grad_(False)
 
 
 def load_base_model(config: BaseModelConfig) -> BaseModel:
@@ -142,6 +142,7 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
     Raises:
         ValueError: no such folder or hub id, unreadable weights, or a device that is not there.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = resolve_path(config.path)
@@ -161,9 +162,7 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
     except (OSError, RuntimeError, ImportError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"base_model.path={config.path} could not be loaded: {first_line}") from error
-    except Exception as error:  # safetensors raises its own class, which is an Exception only
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise ValueError(f"base_model.path={config.path}: a weight file is damaged ({error})") from error
     freeze_date(tokenizer, config.date)
     set_template_values(tokenizer, config.template_values)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model.files import cached_snapshot, earlier_fingerprint_hint, file_fingerprint, model_config, resolve_path
-from t2l.base_model.loading import BaseModel, BaseModelConfig, freeze, load_base_model
+from t2l.base_model.loading import DTYPES, BaseModel, BaseModelConfig, freeze, load_base_model
 from t2l.files import FileProblemError, atomic_folder, read_tensors, write_json, write_text
 from t2l.lora.card import MINI_BASE, merged_card
 from t2l.lora.peft_folder import (
@@ -34,7 +34,6 @@ from t2l.lora.peft_folder import (
     read_adapter_config,
 )
 
-DTYPES = ("float32", "bfloat16", "float16")
 SAMPLE_TOKENS = 16
 """tokens on which a merged model is compared with what it should be"""
 TOLERANCE = 1e-3
@@ -89,7 +88,12 @@ def merge(
     base, was_quantised, stored = _load_base(adapter, source, provenance.get("base_fingerprint"))
     dtype = dtype or stored
     record = {
-        **_about(adapter, config, provenance),
+        "merged_by": "t2l merge",
+        "adapter_folder": str(adapter),
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "use_rslora": bool(config.get("use_rslora")),
+        "adapter": provenance,
         "base_model": name,
         "base_fingerprint": base.fingerprint,
         "was_quantised": was_quantised,
@@ -110,18 +114,6 @@ def merge(
         write_text(temporary / CARD_FILE, merged_card(record, out))
         _check_saved(temporary, expected, device, adapter, trust_remote_code)
     return Merged(out, was_quantised)
-
-
-def _about(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a merged model's record says of the adapter."""
-    return {
-        "merged_by": "t2l merge",
-        "adapter_folder": str(adapter),
-        "rank": config["r"],
-        "alpha": config["lora_alpha"],
-        "use_rslora": bool(config.get("use_rslora")),
-        "adapter": provenance,
-    }
 
 
 def _named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
@@ -180,8 +172,7 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
         )
     is_untied = _untie(model, {parsed[0] for key in tensors if (parsed := parse_key(key))}, adapter)
     try:
-        with warnings.catch_warnings():  # of missing keys, which are errors below
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):  # of missing keys, which are errors below
             wrapped = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
     except (RuntimeError, KeyError) as error:  # other shapes; names that do not fit
         raise ValueError(f"{adapter} does not fit the base: {str(error).strip().splitlines()[-1]}") from error

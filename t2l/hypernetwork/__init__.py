@@ -36,11 +36,4 @@ def config_from_json(data: Mapping[str, Any]) -> Any:
     return kind(**{k: v for k, v in data.items() if has_name or k != "architecture"})
 
 
-__all__ = [
-    "Hypernetwork",
-    "ResidualConfig",
-    "TextToLoraConfig",
-    "build",
-    "config_from_json",
-    "config_to_json",
-]
+__all__ = ["Hypernetwork", "ResidualConfig", "TextToLoraConfig", "build", "config_from_json", "config_to_json"]

@@ -8,7 +8,7 @@ fitted by isotonic regression on answers to held-out tasks: further away never p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,12 +71,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
-        return {
-            "distance": list(self.distance),
-            "score": list(self.score),
-            "step": self.step,
-            "about": dict(self.about),
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:

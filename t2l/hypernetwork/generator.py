@@ -150,14 +150,9 @@ def load(checkpoint: str | Path, base_model: str | None = None, encoder: Any = N
     record = load_record(find_checkpoint(Path(checkpoint)))
     base_name = base_model or record.base_name
     fingerprint = file_fingerprint(resolve_path(base_name))
-    task_encoder = TaskEncoder(_encoder_for(record, encoder, base_name), base_config=BaseModelConfig(path=base_name))
+    chosen = with_base_at(own_encoder(record, encoder) if encoders.is_own(encoder) else encoder, record, base_name)
+    task_encoder = TaskEncoder(chosen, base_config=BaseModelConfig(path=base_name))
     return replace(load_generator(Path(checkpoint), task_encoder, fingerprint), base_model=base_model)
-
-
-def _encoder_for(record: CheckpointRecord, asked: Any, base_name: str) -> Any:
-    """The encoder asked for, else the checkpoint's own; if that is its base model, the base of that name."""
-    chosen = own_encoder(record, asked) if encoders.is_own(asked) else asked
-    return with_base_at(chosen, record, base_name)
 
 
 def load_generator(checkpoint: Path, encoder: TaskEncoder, base_fingerprint: str | None) -> Generator:
@@ -184,8 +179,7 @@ def read_descriptions(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileProblemError(f"no such file of descriptions: {path}")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [line for line in lines if line]
+    found = [text for line in path.read_text(encoding="utf-8").splitlines() if (text := line.strip())]
     if not found:
         raise FileProblemError(f"{path} holds no description: write one per line")
     return found
@@ -235,23 +229,11 @@ def _write_adapter(
     licence: str | None,
 ) -> None:
     """One adapter (a batch of one) as a PEFT folder with its card."""
-    spec, base_name = generator.hypernetwork.spec, generator.base_name
+    spec, record, base_name = generator.hypernetwork.spec, generator.record, generator.base_name
     path = resolve_path(base_name)
     base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
     provenance = {
         "description": description,
-        **_origin(generator),
-        "base_model": base_name,
-        "confidence": None if confidence is None else asdict(confidence),
-        "licence": licence,
-    }
-    card = adapter_card(spec, provenance, folder)
-    save_adapter(folder, spec, weights, base_path, provenance, card)
-
-
-def _origin(generator: Generator) -> dict[str, Any]:
-    record = generator.record
-    return {
         "generated_by": record.objective,
         "definition": record.trained_on.get("definition", "hidden"),
         "conditions": record.conditions,
@@ -261,4 +243,9 @@ def _origin(generator: Generator) -> dict[str, Any]:
         "suite": record.trained_on.get("suite"),
         "base_fingerprint": record.base_fingerprint,
         "encoder_identity": record.encoder_identity,
+        "base_model": base_name,
+        "confidence": None if confidence is None else asdict(confidence),
+        "licence": licence,
     }
+    card = adapter_card(spec, provenance, folder)
+    save_adapter(folder, spec, weights, base_path, provenance, card)

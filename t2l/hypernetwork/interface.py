@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -67,11 +67,11 @@ class Hypernetwork(nn.Module):
 
         Raises ValueError for descriptions of another width.
         """
-        if descriptions.ndim != 2 or descriptions.shape[1] != self.d_embedding:
-            raise ValueError(
-                f"embeddings have shape {tuple(descriptions.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
-            )
-        return self._apply_statistics(self.emit(descriptions))
+        self._check_width(descriptions)
+        weights = self.emit(descriptions)
+        if not self.has_statistics:
+            return weights
+        return self._map_with_statistics(weights, lambda value, mean, std: value * std + mean)
 
     def generate(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters at raw scale, one per embedding as the encoder makes them."""
@@ -83,11 +83,14 @@ class Hypernetwork(nn.Module):
 
         Raises ValueError for embeddings of another width.
         """
+        self._check_width(embeddings)
+        return (self._scaled(embeddings) - self.description_mean) @ self.description_map
+
+    def _check_width(self, embeddings: Tensor) -> None:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.d_embedding:
             raise ValueError(
                 f"embeddings have shape {tuple(embeddings.shape)}, this hypernetwork wants (batch, {self.d_embedding})"
             )
-        return (self._scaled(embeddings) - self.description_mean) @ self.description_map
 
     def _scaled(self, embeddings: Tensor) -> Tensor:
         return F.normalize(embeddings, dim=-1) * math.sqrt(self.d_embedding)
@@ -118,24 +121,19 @@ class Hypernetwork(nn.Module):
     def _statistics(self, side: str, index: int) -> tuple[Tensor, Tensor]:
         return getattr(self, f"mean_{side}_{index}"), getattr(self, f"std_{side}_{index}")
 
-    def _apply_statistics(self, weights: LoraWeights) -> LoraWeights:
-        if not self.has_statistics:
-            return weights
-        out: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
-        for side, tensors in (("A", weights.A), ("B", weights.B)):
-            for i, name in enumerate(self.spec.group_names):
-                mean, std = self._statistics(side, i)
-                out[side][name] = tensors[name] * std + mean
-        return LoraWeights(out["A"], out["B"])
+    def _map_with_statistics(
+        self, weights: LoraWeights, function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> LoraWeights:
+        """Applies function(values, mean, std) to A and B of every group."""
+        A, B = (
+            {name: function(tensors[name], *self._statistics(side, i)) for i, name in enumerate(self.spec.group_names)}
+            for side, tensors in (("A", weights.A), ("B", weights.B))
+        )
+        return LoraWeights(A, B)
 
     def normalise(self, weights: LoraWeights) -> LoraWeights:
         """Raw-scale adapters in this hypernetwork's normalised units (the inverse of what forward does)."""
-        out: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
-        for side, tensors in (("A", weights.A), ("B", weights.B)):
-            for i, name in enumerate(self.spec.group_names):
-                mean, std = self._statistics(side, i)
-                out[side][name] = (tensors[name] - mean) / std
-        return LoraWeights(out["A"], out["B"])
+        return self._map_with_statistics(weights, lambda value, mean, std: (value - mean) / std)
 
     @torch.no_grad()
     def set_statistics(
@@ -187,14 +185,36 @@ class Hypernetwork(nn.Module):
                 value = adapter.to(totals[k])
                 totals[k] += value if means is None else (value - means[k]).square_()
 
-    def split_positions(self, features: Float[Tensor, "batch positions width"]) -> dict[str, Tensor]:
-        """Per group, the features of its layers: [batch, layers, width]."""
+    def split_positions(self, features: Float[Tensor, "batch positions ..."]) -> dict[str, Tensor]:
+        """Per group, the features of its layers: [batch, layers, ...]."""
         pieces = features.split([len(g.layers) for g in self.spec.groups], dim=1)
         return dict(zip(self.spec.group_names, pieces, strict=True))
+
+    def emit_whole(self, heads: nn.ModuleList, features: Float[Tensor, "batch positions width"]) -> LoraWeights:
+        """Adapters in normalised units, from `whole_heads`."""
+        by_group, rank = self.split_positions(features), self.spec.rank
+        A, B = {}, {}
+        for head, g in zip(heads, self.spec.groups, strict=True):
+            a, b = head(by_group[g.name]).split([rank * g.d_in, rank * g.d_out], dim=-1)
+            A[g.name] = a.unflatten(-1, (rank, g.d_in))
+            B[g.name] = b.unflatten(-1, (g.d_out, rank))
+        return LoraWeights(A, B)
 
 
 def _floored(spread: Tensor, floor: float) -> Tensor:
     return spread.clamp_min(max(floor * float(spread.max()), 1e-8))
+
+
+def whole_heads(spec: LoraSpec, width: int, generator: torch.Generator) -> nn.ModuleList:
+    """One head per group that emits A and B of a target position together: zero weight, and a fresh LoRA as bias."""
+    heads = nn.ModuleList()
+    for g in spec.groups:
+        head = nn.Linear(width, spec.rank * (g.d_in + g.d_out))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        fresh_a_(head.bias[: spec.rank * g.d_in], g.d_in, generator)
+        heads.append(head)
+    return heads
 
 
 def fresh_a_(bias: Tensor, d_in: int, generator: torch.Generator) -> None:

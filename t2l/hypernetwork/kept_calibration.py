@@ -5,13 +5,13 @@ A run made by an earlier version may keep one in its own folder, `RUN/confidence
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from t2l.base_model.files import file_sha256
 from t2l.files import check_own, read_json, write_own
 from t2l.hypernetwork.checkpoint import OWN_FILES, WEIGHTS
 from t2l.hypernetwork.confidence import Calibration
@@ -21,17 +21,12 @@ _OLDER = (*OWN_FILES, CONFIDENCE_FILE)
 """what is t2l's in a checkpoint from before its files were recorded"""
 
 
-def _fingerprint(checkpoint: Path) -> str:
-    with (checkpoint / WEIGHTS).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _found(checkpoint: Path, step: int) -> Mapping[str, Any] | None:
     """What is on disk for exactly this checkpoint."""
     own = checkpoint / CONFIDENCE_FILE
     if own.is_file():
         data: Mapping[str, Any] = read_json(own)
-        if data.get("checkpoint_sha256") == _fingerprint(checkpoint):
+        if data.get("checkpoint_sha256") == file_sha256(checkpoint / WEIGHTS):
             return data
     run = checkpoint.parent.parent
     is_of_run = checkpoint.parent.name == "checkpoints" and (run / "run.json").is_file()
@@ -70,6 +65,6 @@ def keep_calibration(checkpoint: Path, calibration: Calibration) -> str:
             f"calibration not kept: that of {checkpoint} rests on {_size(before, about)} {what}, this one on "
             f"{_size(about, before)}"
         )
-    record = {**calibration.to_json(), "checkpoint_sha256": _fingerprint(checkpoint)}
+    record = {**calibration.to_json(), "checkpoint_sha256": file_sha256(checkpoint / WEIGHTS)}
     write_own(checkpoint / CONFIDENCE_FILE, json.dumps(record, indent=2) + "\n", owns=_OLDER)
     return f"calibration kept with {checkpoint}: {about.get('n_tasks', 0)} tasks"

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2l.hypernetwork.interface import Hypernetwork, fresh_a_
+from t2l.checks import at_least
+from t2l.hypernetwork.interface import Hypernetwork, whole_heads
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.registry import register
 
@@ -42,8 +43,8 @@ class ResidualConfig:
             raise ValueError(
                 f"hypernetwork.description_width must be in 1 to width - 1 = {self.width - 1}, not {self.description_width}"
             )
-        if self.blocks < 0 or self.expansion < 1:
-            raise ValueError("hypernetwork: blocks must be 0 or more, expansion at least 1")
+        at_least(self, 0, "blocks", under="hypernetwork")
+        at_least(self, 1, "expansion", under="hypernetwork")
 
 
 @register("hypernetwork", "residual", ResidualConfig)
@@ -63,13 +64,7 @@ class ResidualHypernetwork(Hypernetwork):
             for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleList()
-        for g in spec.groups:
-            head = nn.Linear(width, spec.rank * (g.d_in + g.d_out))
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-            fresh_a_(head.bias[: spec.rank * g.d_in], g.d_in, generator)
-            self.heads.append(head)
+        self.heads = whole_heads(spec, width, generator)
 
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
@@ -77,10 +72,4 @@ class ResidualHypernetwork(Hypernetwork):
         x = torch.cat([description, self.slot.weight.expand(len(embeddings), -1, -1)], dim=-1)
         for block in self.blocks:
             x = x + block(x)
-        features, rank = self.split_positions(self.norm(x) / math.sqrt(x.shape[-1])), self.spec.rank
-        A, B = {}, {}
-        for head, g in zip(self.heads, self.spec.groups, strict=True):
-            a, b = head(features[g.name]).split([rank * g.d_in, rank * g.d_out], dim=-1)
-            A[g.name] = a.unflatten(-1, (rank, g.d_in))
-            B[g.name] = b.unflatten(-1, (g.d_out, rank))
-        return LoraWeights(A, B)
+        return self.emit_whole(self.heads, self.norm(x) / math.sqrt(x.shape[-1]))

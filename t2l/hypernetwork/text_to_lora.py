@@ -7,6 +7,7 @@ through residual MLP blocks. They differ in what one head emits at a time: A and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,11 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2l.hypernetwork.interface import Hypernetwork, fresh_a_
+from t2l.checks import in_range
+from t2l.hypernetwork.interface import Hypernetwork, fresh_a_, whole_heads
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.registry import component_of, register
-
-A_SIDE, B_SIDE = 0, 1
 
 
 @dataclass
@@ -37,8 +37,7 @@ class TextToLoraConfig:
         component_of("hypernetwork", self)  # raises ValueError for another architecture
         if self.latent < 4 or self.latent % 4:
             raise ValueError(f"hypernetwork.latent must be a positive multiple of 4, not {self.latent}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"hypernetwork.dropout must be in [0, 1), not {self.dropout}")
+        in_range(self, "[0, 1)", "dropout", under="hypernetwork")
 
 
 class _Trunk(nn.Module):
@@ -87,20 +86,11 @@ class _Trunk(nn.Module):
 
 
 class _PaperHypernetwork(Hypernetwork):
-    """The trunk and the zero-weight heads that L, M and S share."""
+    """The trunk that L, M and S share."""
 
     def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int) -> None:
         super().__init__(spec, d_embedding)
         self.trunk = _Trunk(spec, d_embedding, config.latent, config.dropout)
-        self.heads = nn.ModuleList()
-
-    def _add_heads(self, widths: list[int], bias: bool) -> None:
-        for width in widths:
-            head = nn.Linear(self.trunk.width, width, bias=bias)
-            nn.init.zeros_(head.weight)
-            if bias:
-                nn.init.zeros_(head.bias)
-            self.heads.append(head)
 
     def _features(self, embeddings: Tensor, marks: Tensor | None = None) -> Tensor:
         return self.trunk(embeddings, self.slot_layer, self.slot_group, marks)
@@ -114,20 +104,11 @@ class TextToLoraL(_PaperHypernetwork):
 
     def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
         super().__init__(config, spec, d_embedding)
-        self._add_heads([spec.rank * (g.d_in + g.d_out) for g in spec.groups], bias=True)
-        for head, g in zip(self.heads, spec.groups, strict=True):
-            fresh_a_(head.bias[: spec.rank * g.d_in], g.d_in, generator)  # type: ignore[index]
+        self.heads = whole_heads(spec, self.trunk.width, generator)
 
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
-        features, rank = self.split_positions(self._features(embeddings)), self.spec.rank
-        A, B = {}, {}
-        for head, g in zip(self.heads, self.spec.groups, strict=True):
-            out = head(features[g.name])
-            a, b = out.split([rank * g.d_in, rank * g.d_out], dim=-1)
-            A[g.name] = a.unflatten(-1, (rank, g.d_in))
-            B[g.name] = b.unflatten(-1, (g.d_out, rank))
-        return LoraWeights(A, B)
+        return self.emit_whole(self.heads, self._features(embeddings))
 
 
 class _SharedHead(_PaperHypernetwork):
@@ -141,14 +122,28 @@ class _SharedHead(_PaperHypernetwork):
 
     def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
         super().__init__(config, spec, d_embedding)
+        self.heads = nn.ModuleList()
         self.side = nn.Sequential(nn.Embedding(2, config.latent), nn.LayerNorm(config.latent))
         ranks = 1 if self.one_rank_at_a_time else spec.rank
-        self._add_heads([ranks * max(g.d_in, g.d_out) for g in spec.groups], bias=False)
         self.bias_a, self.bias_b = nn.ParameterList(), nn.ParameterList()
         for g in spec.groups:
+            head = nn.Linear(self.trunk.width, ranks * max(g.d_in, g.d_out), bias=False)
+            nn.init.zeros_(head.weight)
+            self.heads.append(head)
             self.bias_a.append(nn.Parameter(torch.empty(spec.rank, g.d_in)))
             self.bias_b.append(nn.Parameter(torch.zeros(spec.rank, g.d_out)))
             fresh_a_(self.bias_a[-1], g.d_in, generator)
+
+    def _emit_sides(self, features: Sequence[Tensor]) -> LoraWeights:
+        """Adapters from the features of A and those of B, [batch, positions, ...] each."""
+        one_side = _one_rank if self.one_rank_at_a_time else _all_ranks
+        of_a, of_b = (self.split_positions(side) for side in features)
+        A, B = {}, {}
+        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
+            weight = head.get_parameter("weight")
+            A[g.name] = one_side(weight, of_a[g.name], self.bias_a[i])
+            B[g.name] = one_side(weight, of_b[g.name], self.bias_b[i]).transpose(-1, -2)
+        return LoraWeights(A, B)
 
 
 def _all_ranks(weight: Tensor, features: Tensor, bias: Tensor) -> Tensor:
@@ -173,13 +168,7 @@ class TextToLoraM(_SharedHead):
     def emit(self, embeddings: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters in normalised units."""
         marks = self.side(torch.arange(2, device=embeddings.device))
-        features = self._features(embeddings, marks)
-        of_a, of_b = (self.split_positions(features[:, side]) for side in (A_SIDE, B_SIDE))
-        A, B = {}, {}
-        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
-            A[g.name] = _all_ranks(head.get_parameter("weight"), of_a[g.name], self.bias_a[i])
-            B[g.name] = _all_ranks(head.get_parameter("weight"), of_b[g.name], self.bias_b[i]).transpose(-1, -2)
-        return LoraWeights(A, B)
+        return self._emit_sides(self._features(embeddings, marks).unbind(1))
 
 
 @register("hypernetwork", "s", TextToLoraConfig)
@@ -198,12 +187,4 @@ class TextToLoraS(_SharedHead):
         sides, ranks = self.side(torch.arange(2, device=device)), self.rank_position(torch.arange(rank, device=device))
         marks = (sides[:, None] + ranks[None]).flatten(0, 1)
         features = self._features(embeddings, marks).unflatten(1, (2, rank))
-        A, B = {}, {}
-        start = 0
-        for i, (head, g) in enumerate(zip(self.heads, self.spec.groups, strict=True)):
-            stop = start + len(g.layers)
-            mine = features[:, :, :, start:stop].transpose(2, 3)
-            A[g.name] = _one_rank(head.get_parameter("weight"), mine[:, A_SIDE], self.bias_a[i])
-            B[g.name] = _one_rank(head.get_parameter("weight"), mine[:, B_SIDE], self.bias_b[i]).transpose(-1, -2)
-            start = stop
-        return LoraWeights(A, B)
+        return self._emit_sides(features.transpose(2, 3).unbind(1))  # [batch, positions, ranks, width]

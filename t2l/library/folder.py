@@ -6,14 +6,13 @@ oracle adapter of each task, and `static/`, the multi-task LoRA.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel
-from t2l.base_model.files import earlier_fingerprint_hint
+from t2l.base_model.files import check_fingerprint, earlier_fingerprint_hint, file_sha256
 from t2l.files import FileProblemError, read_json
 from t2l.lora import AdapterBatch, LoraSpec, LoraWeights
 from t2l.lora.peft_folder import PROVENANCE_FILE, WEIGHTS_FILE, load_adapter, load_provenance, made_by, save_adapter
@@ -101,8 +100,7 @@ class AdapterLibrary:
     def content_digest(self, task: str) -> str:
         """Sha256 of a task's weights as they are on disk."""
         if task not in self._content:
-            with (self.path(task) / WEIGHTS_FILE).open("rb") as stream:
-                self._content[task] = hashlib.file_digest(stream, "sha256").hexdigest()
+            self._content[task] = file_sha256(self.path(task) / WEIGHTS_FILE)
         return self._content[task]
 
 
@@ -206,12 +204,7 @@ def open_library(folder: Path, base: BaseModel) -> LibraryFolder:
         ValueError: it was trained on another base model.
     """
     record = library_record(folder)
-    if record["base_fingerprint"] != base.fingerprint:
-        raise ValueError(
-            f"library={folder} was trained on another base model (fingerprint {record['base_fingerprint'][:12]}); "
-            f"this base has {base.fingerprint[:12]}"
-            f"{earlier_fingerprint_hint(record['base_fingerprint'], base.fingerprint)}"
-        )
+    check_fingerprint(f"library={folder} was trained on", record["base_fingerprint"], base.fingerprint)
     return LibraryFolder.of(folder, LoraSpec.from_json(record["spec"]), base)
 
 

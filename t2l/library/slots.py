@@ -17,7 +17,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -197,9 +197,8 @@ class WaitingSlot:
     """A job that has begun and waits for a place: from a snapshot of more slots than there are now."""
 
     slot: Slot
-    weights: list[Tensor]
-    moments: list[Tensor]
-    """mean, then square, of every trained tensor"""
+    state: list[Tensor]
+    """its row of each tensor of `SlotTrainer.state`"""
 
 
 class SlotTrainer:
@@ -257,16 +256,18 @@ class SlotTrainer:
         trained = [t for t in self.weights.tensors() if t.requires_grad]
         self.optimizer = SlotAdamW(trained, self.config.weight_decay, self.config.beta1)
 
+    def state(self) -> dict[str, Tensor]:
+        """The adapters' tensors and the moments of the trained ones, by name; row i of each is slot i's."""
+        kinds = {"weights": self.weights.tensors(), "mean": self.optimizer.mean, "square": self.optimizer.square}
+        return {f"{kind}.{k}": tensor for kind, tensors in kinds.items() for k, tensor in enumerate(tensors)}
+
     def _losses(self, slots: Sequence[int], rows: Sequence[TokenizedExample]) -> Float[Tensor, " slots"]:
         """Mean loss of each given slot, whose rows follow one another in equal numbers. Runs backward if it can."""
         batch = collate(rows, self.base.tokenizer.pad_token_id, self.base.device)
         everything = len(slots) == len(self.slots)
         weights = self.weights if everything else self.weights[torch.tensor(slots, device=self.base.device)]
-        autocast: AbstractContextManager[object] = (
-            torch.autocast(self.base.device.type, torch.bfloat16) if self.config.autocast else nullcontext()
-        )
         with inject(self.base.model, self.spec, weights):
-            with autocast:
+            with torch.autocast(self.base.device.type, torch.bfloat16, enabled=self.config.autocast):
                 found = label_logits(self.base.model, batch.input_ids, batch.attention_mask, batch.labels)
             row_losses = label_loss(found.logits, found.targets, found.rows, len(rows))
             losses = row_losses.view(len(slots), -1).mean(dim=1)
@@ -352,9 +353,8 @@ class SlotTrainer:
         slot = self.slots[i]
         last = list(slot.tail)[-max(1, slot.step // 10) :]
         final = float(torch.stack(last).mean())
-        if slot.best is not None:
-            return TrainedAdapter(slot.job.name, slot.best, final, slot.step, slot.best_loss, slot.time_s)
-        return TrainedAdapter(slot.job.name, self._copy(i), final, slot.step, None, slot.time_s)
+        weights, validation_loss = (self._copy(i), None) if slot.best is None else (slot.best, slot.best_loss)
+        return TrainedAdapter(slot.job.name, weights, final, slot.step, validation_loss, slot.time_s)
 
     @torch.no_grad()
     def _refill(self, i: int, job: TrainingJob) -> None:
@@ -366,8 +366,7 @@ class SlotTrainer:
 
     @torch.no_grad()
     def _take_up(self, i: int, waiting: WaitingSlot) -> None:
-        ours = [*self.weights.tensors(), *self.optimizer.mean, *self.optimizer.square]
-        for tensor, saved in zip(ours, [*waiting.weights, *waiting.moments], strict=True):
+        for tensor, saved in zip(self.state().values(), waiting.state, strict=True):
             tensor[i] = saved.to(tensor.device)
         self.slots[i] = waiting.slot
 

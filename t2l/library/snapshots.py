@@ -28,16 +28,12 @@ _PROGRESS = ("end", "start", "step", "cycles", "time_s", "checks_since_best", "b
 
 def take_snapshot(trainer: SlotTrainer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Everything that `restore` needs: a JSON-able record, and tensors with one row for each job that has begun."""
-    waiting, tensors = list(trainer.waiting), {}
-    kinds = {"weights": trainer.weights.tensors(), "mean": trainer.optimizer.mean, "square": trainer.optimizer.square}
-    stored = {"weights": [w.weights for w in waiting]}
-    half = len(trainer.optimizer.mean)
-    stored |= {"mean": [w.moments[:half] for w in waiting], "square": [w.moments[half:] for w in waiting]}
-    for kind, running in kinds.items():
-        for i, t in enumerate(running):
-            tensors[f"{kind}.{i}"] = torch.cat([t.detach(), *(s[i].to(t.device)[None] for s in stored[kind])])
+    tensors = {
+        name: torch.cat([t.detach(), *(w.state[k].to(t.device)[None] for w in trainer.waiting)])
+        for k, (name, t) in enumerate(trainer.state().items())
+    }
     slots = []
-    for i, slot in enumerate([*trainer.slots, *(w.slot for w in waiting)]):
+    for i, slot in enumerate([*trainer.slots, *(w.slot for w in trainer.waiting)]):
         progress = {key: getattr(slot, key) for key in _PROGRESS}
         slots.append({"name": slot.job.name, **progress, "has_best": slot.best is not None})
         if slot.tail:
@@ -61,14 +57,13 @@ def restore(
     fresh = [trainer.queue.popleft() for _ in range(min(trainer.capacity - len(running), len(trainer.queue)))]
     start = (initial_adapter(trainer.spec, trainer.seed, j.name, trainer.config.shared_a) for j in fresh)
     trainer.adopt(concatenate([weights[: len(running)], *start]).to(trainer.base.device))
-    moments = {kind: _numbered(tensors, kind) for kind in ("mean", "square")}
-    for kind, ours in (("mean", trainer.optimizer.mean), ("square", trainer.optimizer.square)):
-        for moment, saved in zip(ours, moments[kind], strict=True):
-            moment[: len(running)] = saved[: len(running)].to(moment.device)
+    state = trainer.state()
+    with torch.no_grad():
+        for name, ours in state.items():
+            ours[: len(running)] = tensors[name][: len(running)].to(ours.device)
     trainer.slots = [*running, *(trainer.occupy(job) for job in fresh)]
     trainer.waiting = deque(
-        WaitingSlot(begun[i], [t[i] for t in weights.tensors()], [m[i] for m in (*moments["mean"], *moments["square"])])
-        for i in range(len(running), len(begun))
+        WaitingSlot(begun[i], [tensors[name][i] for name in state]) for i in range(len(running), len(begun))
     )
 
 
@@ -87,16 +82,10 @@ def _slot(
     return slot
 
 
-def _numbered(tensors: Mapping[str, Tensor], kind: str) -> list[Tensor]:
-    count = sum(key.startswith(f"{kind}.") for key in tensors)
-    return [tensors[f"{kind}.{i}"] for i in range(count)]
-
-
 def _weights(trainer: SlotTrainer, tensors: Mapping[str, Tensor], prefix: str) -> LoraWeights:
-    found, names = _numbered(tensors, prefix), trainer.spec.group_names
-    return LoraWeights(
-        dict(zip(names, found[: len(names)], strict=True)), dict(zip(names, found[len(names) :], strict=True))
-    )
+    names = trainer.spec.group_names
+    A, B = ({name: tensors[f"{prefix}.{first + i}"] for i, name in enumerate(names)} for first in (0, len(names)))
+    return LoraWeights(A, B)
 
 
 SNAPSHOT_FILES = ("trainer.safetensors", "trainer.json")
@@ -140,8 +129,7 @@ class Snapshots:
         if not (self.folder / "trainer.json").is_file():
             return []
         record = read_json(self.folder / "trainer.json")
-        found = {k: v for k, v in record["identity"].items() if k in self.identity}  # older ones also name the slots
-        if found != self.identity:
+        if record["identity"] != self.identity:
             return []
         return [*(s["name"] for s in record["slots"]), *record["queue"]]
 

@@ -28,7 +28,7 @@ from t2l.lora import LoraSpec, inject
 from t2l.objectives.losses import label_loss
 from t2l.objectives.soundness import Trained, judge_adapter, measure_losses, target_norm
 from t2l.run.progress import Progress
-from t2l.tasks import CutCount, PromptConfig, Task, tokenize_examples
+from t2l.tasks import CutCount, PromptConfig, Task, TokenizedExample, tokenize_examples
 from t2l.tasks.batches import collate
 
 log = logging.getLogger(__name__)
@@ -165,27 +165,17 @@ def _judged(
     ]
 
 
-def _job(base: BaseModel, task: Task, config: LibraryTrainingConfig, cuts: CutCount) -> TrainingJob:
-    def tokenized(split: str) -> list[Any]:
-        examples = task.examples.get(split, ())
-        return tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
+def training_job(base: BaseModel, task: Task, max_length: int, cuts: CutCount | None = None) -> TrainingJob:
+    """A task's training and validation rows, of at most `max_length` tokens; `cuts` counts those that were cut."""
+
+    def tokenized(split: str) -> list[TokenizedExample]:
+        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), "", max_length, task.name, cuts)
 
     return TrainingJob(task.name, tokenized("train"), tokenized("validation"))
 
 
-def _longest(job: TrainingJob) -> int:
-    return max(r.length for r in job.rows)
-
-
 # How tasks share the machine does not change an adapter, so it is no part of its recipe.
-_NOT_RECIPE = (
-    "tasks_at_once",
-    "memory_gb",
-    "gradient_checkpointing",
-    "pass_cost",
-    "snapshot_every",
-    "snapshot_minutes",
-)
+_NOT_RECIPE = "tasks_at_once memory_gb gradient_checkpointing pass_cost snapshot_every snapshot_minutes".split()
 
 
 def _recipe(task_hash: str, config: LibraryTrainingConfig, seed: int) -> dict[str, Any]:
@@ -254,7 +244,8 @@ def train_library(
     log.info("library %s: %d of %d adapters to train", library.folder, len(missing), len(tasks))
     # Tasks of like length share a pass, so that little of it is padding.
     cuts = CutCount()
-    jobs = sorted((_job(base, t, config, cuts) for t in missing), key=lambda j: (_longest(j), j.name))
+    jobs = [training_job(base, t, config.max_length, cuts) for t in missing]
+    jobs.sort(key=lambda j: (max(r.length for r in j.rows), j.name))
     cuts.warn(config.max_length)
     failed: dict[str, str] = {}
     world.wait()  # every process has seen the same folder before the main one adds to it

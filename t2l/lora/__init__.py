@@ -5,11 +5,4 @@ from __future__ import annotations
 from t2l.lora.injection import inject
 from t2l.lora.weights import AdapterBatch, LoraSpec, LoraWeights, ModuleGroup, Scaling
 
-__all__ = [
-    "AdapterBatch",
-    "LoraSpec",
-    "LoraWeights",
-    "ModuleGroup",
-    "Scaling",
-    "inject",
-]
+__all__ = ["AdapterBatch", "LoraSpec", "LoraWeights", "ModuleGroup", "Scaling", "inject"]

@@ -85,12 +85,10 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         f"Adapter: `{portable(record['adapter_folder'])}`, rank {record['rank']}, alpha {record['alpha']:g}"
         + (", scaled by alpha / sqrt(rank)" if record["use_rslora"] else ""),
         f"Merged in float32, stored in {record['dtype']}",
-        "A base that was quantised only while the adapter was trained is not quantised here: its rounding is gone",
+        "The base's own files are quantised (bitsandbytes): its weights were dequantised, its rounding is in them"
+        if record["was_quantised"]
+        else "A base that was quantised only while the adapter was trained is not quantised here: its rounding is gone",
     ]
-    if record["was_quantised"]:
-        facts[-1] = (
-            "The base's own files are quantised (bitsandbytes): its weights were dequantised, its rounding is in them"
-        )
     if record.get("untied"):
         facts.append(
             "The base's output embedding was its input embedding; the adapter changes only the output, so here they are two"
@@ -105,18 +103,16 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         "from transformers import AutoModelForCausalLM",
         f"model = AutoModelForCausalLM.from_pretrained({json.dumps(portable(folder))})",
     ]
+    limits = ["Nothing was scored after merging, neither the adapter's task nor what else the base could do."]
+    if "definition" in adapter:
+        limits.append(ASKED[adapter["definition"]])
+    if "conditions" in adapter:
+        limits += _conditions(adapter["conditions"])
     sections += [
         _section("What it is", facts),
         "## How to load it",
         _block("python", code),
-        _section(
-            "Limits",
-            [
-                "Nothing was scored after merging, neither the adapter's task nor what else the base could do.",
-                *([ASKED[adapter["definition"]]] if "definition" in adapter else []),
-                *(_conditions(adapter["conditions"]) if "conditions" in adapter else []),
-            ],
-        ),
+        _section("Limits", limits),
         _licence(adapter.get("licence")),
     ]
     return _card("transformers", base, adapter.get("licence"), tags, sections)
@@ -165,19 +161,14 @@ def _confidence(confidence: Mapping[str, Any] | None) -> list[str]:
     )
     if confidence["expected_score"] is None:
         return ["Expected score: not calibrated (`t2l evaluate keep_calibration=true` calibrates a checkpoint)", where]
-    return [
-        f"Expected score: {confidence['expected_score']:.2f} of 1, calibrated on descriptions of held-out tasks",
-        where,
-    ]
+    score = f"{confidence['expected_score']:.2f} of 1"
+    return [f"Expected score: {score}, calibrated on descriptions of held-out tasks", where]
 
 
 def _geometry(spec: LoraSpec) -> list[str]:
     layers = spec.layers
-    shown = (
-        f"{layers[0]} to {layers[-1]}"
-        if layers == tuple(range(layers[0], layers[-1] + 1))
-        else ", ".join(map(str, layers))
-    )
+    is_unbroken = layers == tuple(range(layers[0], layers[-1] + 1))
+    shown = f"{layers[0]} to {layers[-1]}" if is_unbroken else ", ".join(map(str, layers))
     return [
         f"Rank {spec.rank}, alpha {spec.alpha:g}, scaling {spec.scaling:g} ({spec.scaling_rule.value})",
         f"Target modules: {', '.join(f'`{m}`' for m in spec.target_modules)}, in layers {shown}",
@@ -191,9 +182,9 @@ def _loading(spec: LoraSpec, base: str, adapter: str) -> str:
         shell = "$(python -c 'from t2l.base_model.files import mini_base_model_path as p; print(p())')"
     else:
         named, shell = ["", f"base = {json.dumps(base)}"], shlex.quote(base)
-    imports = "from transformers import AutoModelForCausalLM"
-    peft = ["from peft import PeftModel", imports, *named, "model = AutoModelForCausalLM.from_pretrained(base)"]
-    plain = [imports, *named, "model = AutoModelForCausalLM.from_pretrained(base)"]
+    load = "model = AutoModelForCausalLM.from_pretrained(base)"
+    plain = ["from transformers import AutoModelForCausalLM", *named, load]
+    peft = ["from peft import PeftModel", *plain]
     return "\n\n".join(
         [
             "## How to load it",
@@ -216,10 +207,7 @@ def _vllm(spec: LoraSpec, base: str, adapter: str) -> list[str]:
         ]
     named = shlex.quote(f"{Path(adapter).name}={adapter}")
     command = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {named}"
-    return [
-        "With vLLM, if its implementation of the base supports LoRA (vLLM was not run):",
-        _block("sh", [command]),
-    ]
+    return ["With vLLM, if its implementation of the base supports LoRA (vLLM was not run):", _block("sh", [command])]
 
 
 def _limits(definition: str) -> list[str]:

@@ -8,7 +8,7 @@ about keys that do not match, here they are errors.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,10 @@ def peft_config(spec: LoraSpec, base_path: str) -> dict[str, Any]:
         "use_rslora": spec.scaling_rule is Scaling.rslora,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": _target_modules(spec),
+        # PEFT matches full module names exactly, so naming each one is right for any subset of layers; vLLM goes by the
+        # tensors' keys alone.
+        "target_modules": sorted(path for g in spec.groups for path in g.paths),
     }
-
-
-def _target_modules(spec: LoraSpec) -> list[str]:
-    # PEFT matches full module names exactly, so naming each one is right for any subset of layers; vLLM goes by the
-    # tensors' keys alone.
-    return sorted(path for g in spec.groups for path in g.paths)
 
 
 def save_adapter(
@@ -146,6 +142,15 @@ def exotic_features(config: Mapping[str, Any]) -> list[str]:
     return sorted(found)
 
 
+def check_keys(folder: Path, found: Iterable[str], wanted: Iterable[str], beyond: str = "too many") -> None:
+    """Raises ValueError unless a folder's adapter has exactly the wanted keys; `beyond` says which ones it must not have."""
+    missing, foreign = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing:
+        raise ValueError(f"{folder}: the adapter lacks {len(missing)} keys, first {missing[0]!r}")
+    if foreign:
+        raise ValueError(f"{folder}: the adapter has {len(foreign)} keys {beyond}, first {foreign[0]!r}")
+
+
 def load_adapter(folder: Path, spec: LoraSpec) -> LoraWeights:
     """Reads a PEFT folder as a batch of one adapter, float32.
 
@@ -157,11 +162,7 @@ def load_adapter(folder: Path, spec: LoraSpec) -> LoraWeights:
     _check_config(folder, read_adapter_config(folder), spec)
     tensors = read_tensors(folder / WEIGHTS_FILE)
     wanted = {_key(path, side) for g in spec.groups for path in g.paths for side in "AB"}
-    missing, foreign = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
-    if missing:
-        raise ValueError(f"{folder}: the adapter lacks {len(missing)} keys, first {missing[0]!r}")
-    if foreign:
-        raise ValueError(f"{folder}: the adapter has {len(foreign)} keys that the spec does not, first {foreign[0]!r}")
+    check_keys(folder, tensors, wanted, "that the spec does not")
     sides: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
     for g in spec.groups:
         for side, shape in (("A", (spec.rank, g.d_in)), ("B", (g.d_out, spec.rank))):

@@ -13,6 +13,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +181,8 @@ class Joined(AdapterSource):
 
     def make(self, indices: Sequence[int]) -> LoraWeights:
         """The adapters of these indices, in this order."""
-        runs: list[tuple[AdapterSource, list[int]]] = []
-        for source, i in (self._places[index] for index in indices):
-            if not runs or runs[-1][0] is not source:
-                runs.append((source, []))
-            runs[-1][1].append(i)
-        return stack((source.make(mine).to("cpu") for source, mine in runs), len(indices))
+        runs = groupby((self._places[index] for index in indices), key=itemgetter(0))
+        return stack((source.make([i for _, i in run]).to("cpu") for source, run in runs), len(indices))
 
 
 class Cached(AdapterSource):
@@ -244,13 +242,8 @@ class MadeInChunks(AdapterSource):
 
     def make(self, indices: Sequence[int]) -> LoraWeights:
         """The adapters of these indices, in this order."""
-        runs: list[tuple[int, list[int]]] = []
-        for index in indices:
-            number, place = divmod(index, self._at_once)
-            if not runs or runs[-1][0] != number:
-                runs.append((number, []))
-            runs[-1][1].append(place)
-        return stack((self._read(number)[places] for number, places in runs), len(indices))
+        runs = groupby((divmod(index, self._at_once) for index in indices), key=itemgetter(0))
+        return stack((self._read(number)[[place for _, place in run]] for number, run in runs), len(indices))
 
     def _count(self, time_s: float, made: int) -> None:
         """Making is counted chunk by chunk: reading one again is not making."""
@@ -273,8 +266,8 @@ class MadeInChunks(AdapterSource):
             record = read_json(folder / "made.json")
             super()._count(float(record["time_s"]), int(record["made"]))
         tensors = read_tensors(folder / "adapters.safetensors")
-        sides = {s: {k.removeprefix(f"{s}."): t for k, t in tensors.items() if k.startswith(f"{s}.")} for s in "AB"}
-        return LoraWeights(dict(sorted(sides["A"].items())), dict(sorted(sides["B"].items())))
+        A, B = ({k[2:]: t for k, t in sorted(tensors.items()) if k.startswith(f"{side}.")} for side in "AB")
+        return LoraWeights(A, B)
 
 
 def _named(weights: LoraWeights) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from t2l.checks import at_least
+
 LoraA = Float[Tensor, "batch layers rank d_in"]
 LoraB = Float[Tensor, "batch layers d_out rank"]
 Batch = TypeVar("Batch", bound="AdapterBatch")
@@ -62,8 +64,7 @@ class LoraSpec:
     scaling_rule: Scaling = Scaling.standard
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank must be at least 1, not {self.rank}")
+        at_least(self, 1, "rank", under="lora")
         names = [g.name for g in self.groups]
         if not names or names != sorted(set(names)):
             raise ValueError(f"module groups must be distinct and sorted by name, not {names}")
@@ -101,10 +102,7 @@ class LoraSpec:
     def from_json(cls, data: Mapping[str, Any]) -> LoraSpec:
         """The spec that `to_json` described."""
         groups = tuple(
-            ModuleGroup(
-                **{**g, "layers": tuple(g["layers"]), "paths": tuple(g["paths"])},
-            )
-            for g in data["groups"]
+            ModuleGroup(**{**g, "layers": tuple(g["layers"]), "paths": tuple(g["paths"])}) for g in data["groups"]
         )
         return cls(groups, int(data["rank"]), float(data["alpha"]), Scaling(data["scaling_rule"]))
 
@@ -149,9 +147,10 @@ class LoraWeights:
             if tuple(tensors) != spec.group_names:
                 raise ValueError(f"adapter has {side} for {tuple(tensors)}, the spec wants {spec.group_names}")
         for g in spec.groups:
-            n, want_a = len(g.layers), (len(g.layers), spec.rank, g.d_in)
-            want_b = (n, g.d_out, spec.rank)
-            for side, tensor, want in (("A", self.A[g.name], want_a), ("B", self.B[g.name], want_b)):
+            for side, tensor, want in (
+                ("A", self.A[g.name], (len(g.layers), spec.rank, g.d_in)),
+                ("B", self.B[g.name], (len(g.layers), g.d_out, spec.rank)),
+            ):
                 if tuple(tensor.shape[1:]) != want:
                     raise ValueError(
                         f"{side} of {g.name} has shape {tuple(tensor.shape)}, the spec wants (batch, {want})"

@@ -31,12 +31,4 @@ def from_settings(name: str, settings: Mapping[str, Any]) -> Method[Any]:
         raise ValueError(f"settings of method {name!r} that this version does not have: {error}") from error
 
 
-__all__ = [
-    "Attached",
-    "Method",
-    "MethodConfig",
-    "OptimizationConfig",
-    "build",
-    "from_settings",
-    "is_batched",
-]
+__all__ = ["Attached", "Method", "MethodConfig", "OptimizationConfig", "build", "from_settings", "is_batched"]

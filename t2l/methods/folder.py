@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel
-from t2l.base_model.files import earlier_fingerprint_hint
+from t2l.base_model.files import check_fingerprint, file_sha256
 from t2l.files import FileProblemError, atomic_folder, read_json, write_json, write_tensors
 from t2l.lora.peft_folder import PROVENANCE_FILE, TRAINING_DATA_FILE, load_provenance, made_by
 from t2l.methods import Attached, Method, from_settings
@@ -54,12 +54,7 @@ class MethodLibrary:
 
     def check_base(self, base: BaseModel) -> None:
         """Raises ValueError unless the library was trained on this base."""
-        if base.fingerprint != self.base_fingerprint:
-            raise ValueError(
-                f"{self.folder} was trained on another base model (fingerprint {self.base_fingerprint[:12]}); "
-                f"this base has {base.fingerprint[:12]}"
-                f"{earlier_fingerprint_hint(self.base_fingerprint, base.fingerprint)}"
-            )
+        check_fingerprint(f"{self.folder} was trained on", self.base_fingerprint, base.fingerprint)
 
     def record(self) -> dict[str, Any]:
         """What is recorded about the library as a whole."""
@@ -109,8 +104,7 @@ class MethodLibrary:
     def content_digest(self, task: str) -> str:
         """Sha256 of the method, its settings, and a task's weights as they are on disk."""
         if task not in self._content:
-            with (self.path(task) / self.method.weights_file).open("rb") as stream:
-                weights = hashlib.file_digest(stream, "sha256").hexdigest()
+            weights = file_sha256(self.path(task) / self.method.weights_file)
             settings = json.dumps(self.method.settings(), sort_keys=True, default=str)
             self._content[task] = hashlib.sha256(f"{self.method.name} {settings} {weights}".encode()).hexdigest()
         return self._content[task]

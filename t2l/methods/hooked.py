@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,18 +16,8 @@ from torch import Tensor, nn
 
 from t2l.base_model import BaseModel
 from t2l.base_model.targets import all_targets, layer_of, select_targets
-from t2l.files import read_tensors, write_tensors
-from t2l.methods.interface import (
-    Attached,
-    C,
-    Method,
-    MethodConfig,
-    check_at_least,
-    check_positive,
-    check_targets,
-    fill_strictly,
-    seeded,
-)
+from t2l.checks import at_least, one_of, positive
+from t2l.methods.interface import Attached, C, MethodConfig, TensorMethod, check_targets, seeded
 from t2l.registry import register
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
@@ -62,11 +51,10 @@ class BottleneckAdapterConfig(MethodConfig):
     """whether the scale (and shift) of every normalisation in a layer is trained too, as in the paper"""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "size")
-        check_positive(self, "initial_std")
+        at_least(self, 1, "size", under="method")
+        positive(self, "initial_std", under="method")
         check_targets(self.target_modules)
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"method.activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+        one_of(self, ACTIVATIONS, "activation", under="method")
 
 
 class Bias(nn.Module):
@@ -119,47 +107,22 @@ def _hook(module: nn.Module) -> Any:
     return change
 
 
-class HookedMethod(Method[C]):
+class HookedMethod(TensorMethod[C]):
     """A method of small modules, each after one module of the base."""
-
-    weights_file = "method.safetensors"
 
     @abstractmethod
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """Fresh modules by the path of the base's module they follow."""
 
-    def _fresh(self, base: BaseModel, seed: int) -> dict[str, nn.Module]:
-        with seeded(seed, base.device):
-            return {path: module.to(base.device) for path, module in self.modules(base.model).items()}
-
-    @contextmanager
-    def _hooked(self, base: BaseModel, modules: Mapping[str, nn.Module]) -> Iterator[Attached]:
-        handles = []
-        try:
-            for path, module in modules.items():
-                handles.append(base.model.get_submodule(path).register_forward_hook(_hook(module)))
-            yield Attached(base.model, {f"{p}.{n}": v for p, m in modules.items() for n, v in m.named_parameters()})
-        finally:
-            for handle in handles:
-                handle.remove()
-
     @contextmanager
     def attach(self, base: BaseModel, seed: int) -> Iterator[Attached]:
         """Fresh modules on the base."""
-        with self._hooked(base, self._fresh(base, seed)) as attached:
-            yield attached
-
-    @contextmanager
-    def restore(self, base: BaseModel, folder: Path) -> Iterator[Attached]:
-        """Saved modules on the base, strictly."""
-        tensors = read_tensors(folder / self.weights_file)
-        with self._hooked(base, self._fresh(base, 0)) as attached:
-            fill_strictly(attached.trainable, tensors, folder)
-            yield attached
-
-    def save(self, attached: Attached, folder: Path) -> None:
-        """All trained values in one safetensors file."""
-        write_tensors(folder / self.weights_file, attached.trainable)
+        with seeded(seed, base.device):
+            modules = {path: module.to(base.device) for path, module in self.modules(base.model).items()}
+        with ExitStack() as hooks:
+            for path, module in modules.items():
+                hooks.enter_context(base.model.get_submodule(path).register_forward_hook(_hook(module)))
+            yield Attached(base.model, {f"{p}.{n}": v for p, m in modules.items() for n, v in m.named_parameters()})
 
 
 @register("method", "bitfit", BitFitConfig)

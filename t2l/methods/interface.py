@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.base_model.targets import select_targets
+from t2l.checks import at_least, in_range, positive
+from t2l.files import read_tensors, write_tensors
+from t2l.lora.peft_folder import check_keys
 from t2l.registry import component_of
 
 
@@ -49,18 +52,13 @@ class OptimizationConfig:
     """looks without a better validation loss that end training; None: it goes on to the last step"""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "rows_per_task", "max_length", "check_every", "patience"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"method.optimization.{key} must be at least 1, not {value}")
+        under = "method.optimization"
+        at_least(self, 1, "steps", "rows_per_task", "max_length", "check_every", "patience", under=under)
+        positive(self, "lr", "clip", under=under)
+        in_range(self, "[0, 1)", "warmup_fraction", under=under)
+        at_least(self, 0, "weight_decay", under=under)
         if self.patience is not None and self.check_every is None:
             raise ValueError("method.optimization.patience counts looks at validation rows: set check_every, too")
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError("method.optimization: lr and clip must be positive")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"method.optimization.warmup_fraction must be in [0, 1), not {self.warmup_fraction}")
-        if self.weight_decay < 0:
-            raise ValueError(f"method.optimization.weight_decay must be 0 or more, not {self.weight_decay}")
 
 
 @dataclass
@@ -116,9 +114,7 @@ class Method(ABC, Generic[C]):
     def settings(self) -> dict[str, Any]:
         """The config as a JSON-able dict; without what is None by default and was not set, as before it could be."""
         settings = asdict(self.config)
-        unset = [key for key in ("check_every", "patience") if settings["optimization"][key] is None]
-        for key in unset:
-            del settings["optimization"][key]
+        settings["optimization"] = {k: v for k, v in settings["optimization"].items() if v is not None}
         return settings
 
     def base_config(self, config: BaseModelConfig) -> BaseModelConfig:
@@ -154,6 +150,26 @@ class Method(ABC, Generic[C]):
         """Called after each optimiser step (counted from 0), while the gradients are still there."""
 
 
+class TensorMethod(Method[C]):
+    """A method whose saved folder holds its trained values in one safetensors file."""
+
+    weights_file = "method.safetensors"
+
+    @contextmanager
+    def restore(self, base: BaseModel, folder: Path) -> Iterator[Attached]:
+        """A fresh one with the saved values, strictly; they are not trained further."""
+        tensors = read_tensors(folder / self.weights_file)
+        with self.attach(base, 0) as attached:
+            fill_strictly(attached.trainable, tensors, folder)
+            for parameter in attached.trainable.values():
+                parameter.requires_grad_(False)
+            yield attached
+
+    def save(self, attached: Attached, folder: Path) -> None:
+        """Every trained value, once."""
+        write_tensors(folder / self.weights_file, attached.trainable)
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's global generators start from the seed inside the block and are as before after it."""
@@ -176,11 +192,7 @@ def linear_paths(
 @torch.no_grad()
 def fill_strictly(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Copies saved tensors into parameters. Raises ValueError for a key too few or too many, or another shape or type."""
-    missing, foreign = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
-    if missing:
-        raise ValueError(f"{folder}: the adapter lacks {len(missing)} keys, first {missing[0]!r}")
-    if foreign:
-        raise ValueError(f"{folder}: the adapter has {len(foreign)} keys too many, first {foreign[0]!r}")
+    check_keys(folder, tensors, parameters)
     for name, parameter in parameters.items():
         saved = tensors[name]
         if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
@@ -191,21 +203,7 @@ def fill_strictly(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor
         parameter.copy_(saved)
 
 
-def check_targets(names: Sequence[str], key: str = "target_modules") -> None:
+def check_targets(names: Sequence[str]) -> None:
     """Raises ValueError for an empty list of target modules."""
     if not names:
-        raise ValueError(f"method.{key} is empty: name at least one linear module, like q_proj")
-
-
-def check_at_least(config: Any, minimum: float, *keys: str) -> None:
-    """Raises ValueError if a field of a config is below a minimum."""
-    for key in keys:
-        if getattr(config, key) < minimum:
-            raise ValueError(f"method.{key} must be at least {minimum}, not {getattr(config, key)}")
-
-
-def check_positive(config: Any, *keys: str) -> None:
-    """Raises ValueError if a field of a config is not positive."""
-    for key in keys:
-        if getattr(config, key) <= 0:
-            raise ValueError(f"method.{key} must be positive, not {getattr(config, key)}")
+        raise ValueError("method.target_modules is empty: name at least one linear module, like q_proj")

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModelConfig, LoraConfig, Quantization
-from t2l.methods.interface import Attached, MethodConfig, check_at_least, check_positive, check_targets, linear_paths
+from t2l.checks import at_least, in_range, positive
+from t2l.methods.interface import Attached, MethodConfig, check_targets, linear_paths
 from t2l.methods.peft_backed import PeftMethod
 from t2l.registry import register
 
@@ -47,8 +48,8 @@ class LoraMethodConfig(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "rank")
-        check_positive(self, "alpha")
+        at_least(self, 1, "rank", under="method")
+        positive(self, "alpha", under="method")
 
 
 @dataclass
@@ -70,7 +71,7 @@ class LoraPlusConfig(LoraMethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "lr_ratio")
+        at_least(self, 1, "lr_ratio", under="method")
 
 
 @dataclass
@@ -103,14 +104,12 @@ class AdaLoraConfig(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "initial_rank", "target_rank", "allocate_every")
-        check_at_least(self, 0, "orthogonality", "warmup_budget_fraction")
-        check_positive(self, "alpha", "final_budget_fraction")
+        at_least(self, 1, "initial_rank", "target_rank", "allocate_every", under="method")
+        at_least(self, 0, "orthogonality", "warmup_budget_fraction", under="method")
+        positive(self, "alpha", "final_budget_fraction", under="method")
         if self.target_rank > self.initial_rank:
             raise ValueError(f"method.target_rank {self.target_rank} is above method.initial_rank {self.initial_rank}")
-        for key in ("sensitivity_decay", "uncertainty_decay"):
-            if not 0 < getattr(self, key) < 1:
-                raise ValueError(f"method.{key} must be in (0, 1), not {getattr(self, key)}")
+        in_range(self, "(0, 1)", "sensitivity_decay", "uncertainty_decay", under="method")
         first, last = self.budget_steps
         if first >= self.optimization.steps - last:
             raise ValueError(
@@ -138,8 +137,8 @@ class VeraConfig(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "rank")
-        check_positive(self, "initial_scale")
+        at_least(self, 1, "rank", under="method")
+        positive(self, "initial_scale", under="method")
 
 
 L = TypeVar("L", bound=LoraMethodConfig)
@@ -291,8 +290,7 @@ class Vera(PeftMethod[VeraConfig]):
         """PEFT's VeRA."""
         from peft import VeraConfig as PeftVeraConfig
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that A and B are not saved is meant
+        with warnings.catch_warnings(action="ignore"):  # that A and B are not saved is meant
             return PeftVeraConfig(
                 task_type="CAUSAL_LM",
                 r=self.config.rank,

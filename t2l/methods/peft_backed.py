@@ -19,7 +19,7 @@ from torch import nn
 
 from t2l.base_model import BaseModel
 from t2l.files import FileProblemError, read_tensors, write_tensors
-from t2l.lora.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from t2l.lora.peft_folder import CONFIG_FILE, WEIGHTS_FILE, check_keys
 from t2l.methods.interface import Attached, C, Method, seeded
 
 NOT_GEOMETRY = frozenset({"inference_mode", "base_model_name_or_path", "rank_pattern", "peft_version", "auto_mapping"})
@@ -33,8 +33,7 @@ def wrapped_by(make: Callable[[nn.Module], Any], model: nn.Module) -> Iterator[A
     """What `make` puts around the base, a PeftModel, in eval mode as the base is; the base is bare again afterwards."""
     parts = [model, *model.children()]
     left = [(vars(part), name) for part in parts for name in LEFT_BEHIND if name not in vars(part)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         wrapped: Any = make(model)
     try:
         yield wrapped.eval()
@@ -55,8 +54,7 @@ def wrap(model: nn.Module, config: Any) -> AbstractContextManager[Any]:
 def _state(wrapped: Any) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # AdaLoRA may leave a module no rank at all
+    with warnings.catch_warnings(action="ignore"):  # AdaLoRA may leave a module no rank at all
         return get_peft_model_state_dict(wrapped, save_embedding_layers=False)
 
 
@@ -71,17 +69,12 @@ def load_strictly(wrapped: Any, folder: Path) -> None:
 
     tensors = read_tensors(folder / WEIGHTS_FILE)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what does not match is an error below
+        with warnings.catch_warnings(action="ignore"):  # what does not match is an error below
             set_peft_model_state_dict(wrapped, dict(tensors))
     except (RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"{folder}: the adapter does not fit this base: {str(error).splitlines()[0]}") from error
     loaded = _state(wrapped)
-    missing, foreign = sorted(set(loaded) - set(tensors)), sorted(set(tensors) - set(loaded))
-    if missing:
-        raise ValueError(f"{folder}: the adapter lacks {len(missing)} keys, first {missing[0]!r}")
-    if foreign:
-        raise ValueError(f"{folder}: the adapter has {len(foreign)} keys too many, first {foreign[0]!r}")
+    check_keys(folder, tensors, loaded)
     for key, tensor in tensors.items():
         if not torch.equal(loaded[key].cpu().to(tensor.dtype), tensor):
             raise ValueError(f"{folder}: {key!r} did not load as it was saved")
@@ -129,8 +122,7 @@ class PeftMethod(Method[C]):
 
         if not (folder / CONFIG_FILE).is_file():
             raise FileProblemError(f"{folder} holds no adapter: it has no {CONFIG_FILE}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             config = PeftConfig.from_pretrained(str(folder))
         _check_config(folder, config.to_dict(), self.peft_config(base.model).to_dict())
         config.inference_mode = True

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel
-from t2l.methods.interface import MethodConfig, check_at_least, check_targets, linear_paths
+from t2l.checks import at_least, one_of
+from t2l.methods.interface import MethodConfig, check_targets, linear_paths
 from t2l.methods.peft_backed import PeftMethod
 from t2l.registry import register
 
@@ -44,12 +46,10 @@ class PrefixTuningConfig(MethodConfig):
     """vocabulary: the keys and values of random words, without an MLP; random: standard normal, before the MLP"""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "virtual_tokens")
-        _check_initial_values(self.initial_values)
-        if self.projection_size is not None:
-            check_at_least(self, 1, "projection_size")
-            if self.initial_values != "random":
-                raise ValueError("method.projection_size: an MLP cannot start from words, set initial_values=random")
+        at_least(self, 1, "virtual_tokens", "projection_size", under="method")
+        one_of(self, INITIAL_VALUES, "initial_values", under="method")
+        if self.projection_size is not None and self.initial_values != "random":
+            raise ValueError("method.projection_size: an MLP cannot start from words, set initial_values=random")
 
 
 @dataclass
@@ -62,13 +62,8 @@ class PromptTuningConfig(MethodConfig):
     """vocabulary: the embeddings of random words; random: standard normal"""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "virtual_tokens")
-        _check_initial_values(self.initial_values)
-
-
-def _check_initial_values(value: str) -> None:
-    if value not in INITIAL_VALUES:
-        raise ValueError(f"method.initial_values must be one of {', '.join(INITIAL_VALUES)}, not {value!r}")
+        at_least(self, 1, "virtual_tokens", under="method")
+        one_of(self, INITIAL_VALUES, "initial_values", under="method")
 
 
 @register("method", "ia3", Ia3Config)
@@ -141,23 +136,19 @@ class PromptTuning(PeftMethod[PromptTuningConfig]):
 
     def prepare(self, wrapped: Any, base: BaseModel) -> None:
         """Replaces PEFT's generate, which ignores padding: it would count the padding of a batch as positions."""
-        wrapped.generate = _GenerateWithPrompt(wrapped)
+        wrapped.generate = partial(_generate_with_prompt, wrapped)
 
 
-class _GenerateWithPrompt:
-    """Generates from [P; E(x)] with a mask, so that positions are counted over real tokens only."""
+def _generate_with_prompt(wrapped: Any, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+    """Token ids of prompt and answer, like `generate` of a causal LM given ids.
 
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """Token ids of prompt and answer, like `generate` of a causal LM given ids."""
-        wrapped = self._wrapped
-        if "max_length" in options:  # counts the input, which `generate` does not see as ids
-            options["max_new_tokens"] = options.pop("max_length") - input_ids.shape[1]
-        prompt = wrapped.get_prompt(batch_size=len(input_ids))
-        embedded = wrapped.word_embeddings(input_ids)
-        inputs = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
-        mask = torch.cat([attention_mask.new_ones(prompt.shape[:2]), attention_mask], dim=1)
-        answers = wrapped.base_model.generate(inputs_embeds=inputs, attention_mask=mask, **options)
-        return torch.cat([input_ids, answers], dim=1)
+    It generates from [P; E(x)] with a mask, so that positions are counted over real tokens only.
+    """
+    if "max_length" in options:  # counts the input, which `generate` does not see as ids
+        options["max_new_tokens"] = options.pop("max_length") - input_ids.shape[1]
+    prompt = wrapped.get_prompt(batch_size=len(input_ids))
+    embedded = wrapped.word_embeddings(input_ids)
+    inputs = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
+    mask = torch.cat([attention_mask.new_ones(prompt.shape[:2]), attention_mask], dim=1)
+    answers = wrapped.base_model.generate(inputs_embeds=inputs, attention_mask=mask, **options)
+    return torch.cat([input_ids, answers], dim=1)

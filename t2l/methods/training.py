@@ -18,13 +18,14 @@ import torch
 
 from t2l.base_model import BaseModel, verify_frozen
 from t2l.library.trained_on import adapter_manifest
+from t2l.library.training import training_job
 from t2l.methods import Attached, Method, OptimizationConfig
 from t2l.methods.folder import RECORD_FILE, MethodLibrary
 from t2l.objectives.losses import response_loss
 from t2l.objectives.soundness import JUDGED_ROWS, Judgement, Losses, judge_losses, judge_values, row_losses, worst
 from t2l.run.progress import Progress
 from t2l.seeding import generator_for
-from t2l.tasks import CutCount, PromptConfig, Task, TokenizedExample, tokenize_examples
+from t2l.tasks import CutCount, PromptConfig, Task, TokenizedExample
 from t2l.tasks.batches import RowCycle, collate
 from t2l.training.schedule import linear_schedule
 
@@ -156,18 +157,15 @@ def train_task(
     method, how, prompt = library.method, library.method.config.optimization, prompt or PromptConfig()
     manifest = adapter_manifest([task], prompt, is_validated=how.check_every is not None)
     task = prompt.apply(task)
-
-    def tokenized(split: str) -> list[TokenizedExample]:
-        return tokenize_examples(base.tokenizer, task.examples.get(split, ()), "", how.max_length, task.name, cuts)
-
-    rows, validation_rows = tokenized("train"), tokenized("validation")
-    judged = rows[:JUDGED_ROWS]
-    before = row_losses(base, [*judged, *validation_rows], how.rows_per_task)
+    job = training_job(base, task, how.max_length, cuts)
+    judged = job.rows[:JUDGED_ROWS]
+    measured = [*judged, *job.validation_rows]
+    before = row_losses(base, measured, how.rows_per_task)
     start, cpu_start = time.perf_counter(), time.process_time()
     with method.attach(base, initial_seed(seed, task.name)) as attached:
-        trained = train_attached(method, attached, base, rows, seed, task.name, validation_rows, on_step)
+        trained = train_attached(method, attached, base, job.rows, seed, task.name, job.validation_rows, on_step)
         elapsed, cpu_elapsed = time.perf_counter() - start, time.process_time() - cpu_start
-        after = _row_losses(attached, base, [*judged, *validation_rows], how.rows_per_task)
+        after = _row_losses(attached, base, measured, how.rows_per_task)
         (loss_before, validation_before), (loss_after, validation_after) = (
             (_mean(found[: len(judged)]), _mean(found[len(judged) :])) for found in (before, after)
         )
