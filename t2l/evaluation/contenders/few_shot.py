@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from t2l.base_model import BaseModel
+from t2l.checks import at_least, positive
 from t2l.evaluation.contenders.generated import Generated
 from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, training_examples
 from t2l.evaluation.costs import Costs, Making
@@ -52,11 +53,9 @@ class FewShotConfig:
     """longest training row in tokens; user turns lose their beginning"""
 
     def __post_init__(self) -> None:
-        for key in ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"few_shot.{key} must be at least 1, not {getattr(self, key)}")
-        if self.refine_lr <= 0 or self.fresh_lr <= 0:
-            raise ValueError("few_shot: refine_lr and fresh_lr must be positive")
+        counts = ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows")
+        at_least(self, 1, *counts, under="few_shot")
+        positive(self, "refine_lr", "fresh_lr", under="few_shot")
 
 
 def train_few_shot(
