@@ -112,32 +112,3 @@ def cost_row(contender: str, costs: Costs | None, usage: Usage | None) -> dict[s
         "flops_per_answer": round(usage.flops) if usage else None,
         "time_per_answer_s": _digits(usage.time_s, 6) if usage else None,
     }
-
-
-def _text(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def cost_table(costs: Sequence[Mapping[str, Any]], scores: Mapping[tuple[str, str], float]) -> str:
-    """Markdown table: costs of each contender, and its mean score on every split beside them."""
-    splits = list(dict.fromkeys(split for _, split in scores))
-    columns = [
-        "contender", "trainable parameters", "training per task (s)", "generation per adapter (ms)", "adapter bytes",
-        "prompt tokens", "MFLOPs per answer", "ms per answer", *splits,
-    ]  # fmt: skip
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for c in costs:
-        generation, time = c["generation_time_s"], c["time_per_answer_s"]
-        cells = [
-            c["contender"],
-            f"{c['trainable_parameters']:,}",
-            _text(c["training_time_s"], ".2f"),
-            _text(None if generation is None else 1000 * generation, ".2f"),
-            f"{c['adapter_bytes']:,}",
-            _text(c["prompt_tokens"], ".1f"),
-            _text(None if c["flops_per_answer"] is None else c["flops_per_answer"] / 1e6, ".1f"),
-            _text(None if time is None else 1000 * time, ".2f"),
-            *(f"{scores[c['contender'], s]:.2f}" if (c["contender"], s) in scores else "" for s in splits),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
