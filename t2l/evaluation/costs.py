@@ -100,13 +100,14 @@ def _digits(value: float | None, digits: int) -> float | None:
 
 def cost_row(contender: str, costs: Costs | None, usage: Usage | None) -> dict[str, Any]:
     """A contender's costs as a row of report.json; None if it has none of a kind."""
+    costs = costs or Costs(0, None, 0, 0)
     return {
         "contender": contender,
-        "trainable_parameters": round(costs.trainable_parameters) if costs else 0,
-        "training_time_s": _digits(costs.training_time_s, 3) if costs else None,
-        "generation_time_s": _digits(costs.generation_time_s, 6) if costs else None,
-        "adapter_bytes": round(costs.adapter_bytes) if costs else 0,
-        "n_tasks": costs.n_tasks if costs else 0,
+        "trainable_parameters": round(costs.trainable_parameters),
+        "training_time_s": _digits(costs.training_time_s, 3),
+        "generation_time_s": _digits(costs.generation_time_s, 6),
+        "adapter_bytes": round(costs.adapter_bytes),
+        "n_tasks": costs.n_tasks,
         "prompt_tokens": _digits(usage.prompt_tokens, 2) if usage else None,
         "answer_tokens": _digits(usage.answer_tokens, 2) if usage else None,
         "flops_per_answer": round(usage.flops) if usage else None,

@@ -121,7 +121,8 @@ class Harness:
             for name in names:
                 self.tasks.update(self._load(name, settings[name]))
         # Before anything is scored, which changes the tasks' own settings.
-        self._identities = {name: _task_identity(task) for name, task in self.tasks.items()}
+        self.task_identities = {name: _task_identity(task) for name, task in self.tasks.items()}
+        """sha256 over each task's settings and the examples that are scored"""
 
     def _index(self, names: Sequence[str]) -> Any:
         from lm_eval.tasks import TaskManager
@@ -188,10 +189,6 @@ class Harness:
         of_machine = ("batch_size", "include_path", "library_tasks", "descriptions", "descriptions_folder")
         settings = {k: v for k, v in vars(self.config).items() if k not in of_machine}
         return {"lm_eval": importlib.metadata.version("lm_eval"), **settings}
-
-    def task_identity(self, name: str) -> str:
-        """Sha256 over a task's settings and the examples that are scored."""
-        return self._identities[name]
 
     def wrap(self, base: BaseModel) -> Any:
         """A base model as the harness wants it; adapters injected later work on it, too.
