@@ -98,6 +98,10 @@ class Run:
         return cls(answers, entry.conditions, usage, data["fingerprint"], making, recipe)
 
 
+def _scores(runs: Sequence[Run]) -> Scores:
+    return Scores.of([list(scores_by_task(run.answers).values()) for run in runs])
+
+
 @dataclass(frozen=True)
 class Cell:
     """One contender on one split, under one or more training seeds."""
@@ -115,21 +119,11 @@ class Cell:
     @property
     def scores(self) -> Scores:
         """Every score, [seeds, tasks, examples]."""
-        return Scores.of([list(scores_by_task(run.answers).values()) for run in self.runs])
+        return _scores(self.runs)
 
     def row(self, metric: str) -> dict[str, Any]:
         """The cell as a row of report.json."""
-        e = self.estimate
-        return {
-            "contender": self.contender,
-            "split": self.split,
-            "metric": metric,
-            "mean": round(e.mean, 6),
-            "ci95": [round(e.low, 6), round(e.high, 6)],
-            "n_tasks": e.n_tasks,
-            "n_examples": e.n_examples,
-            "n_seeds": e.n_seeds,
-        }
+        return {"contender": self.contender, "split": self.split, "metric": metric, **self.estimate.row("mean")}
 
     def by_task(self) -> dict[str, float]:
         """Each task's mean over seeds and examples."""
@@ -298,8 +292,7 @@ class Board:
 
     def cell(self, name: str, split: str, runs: list[Run]) -> Cell:
         """The runs of one contender (one per training seed) on a split, with their estimate."""
-        scores = Scores.of([list(scores_by_task(run.answers).values()) for run in runs])
-        e = estimate(scores, self.config.bootstrap_samples, self.seed, f"{name}:{split}", bounds=(0.0, 1.0))
+        e = estimate(_scores(runs), self.config.bootstrap_samples, self.seed, f"{name}:{split}", bounds=(0.0, 1.0))
         return Cell(name, split, runs, e)
 
     def score(self, contenders: Sequence[Contender], views: Sequence[SplitView]) -> list[Cell]:

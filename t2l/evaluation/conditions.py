@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModelConfig, Quantization
+from t2l.checks import one_of
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import CheckpointRecord, find_checkpoint, load_record
 from t2l.library import library_record
@@ -36,10 +37,7 @@ class ScoredPromptConfig:
     """hidden, shown, or null: as it was in training. Shown: a description of the task stands before the input"""
 
     def __post_init__(self) -> None:
-        if self.definition not in (None, HIDDEN, "shown"):
-            raise ValueError(
-                f"prompt.definition must be hidden or shown, or null (as in training), not {self.definition!r}"
-            )
+        one_of(self, (HIDDEN, "shown"), "definition", under="prompt")
 
     @property
     def is_shown(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from t2l.base_model import BaseModelConfig, LoraConfig
+from t2l.checks import at_least, one_of
 from t2l.evaluation.board import BoardConfig
 from t2l.evaluation.conditions import RULES, ScoredPromptConfig
 from t2l.evaluation.contenders.composition import CompositionConfig
@@ -88,10 +89,8 @@ class EvaluateConfig:
             raise ValueError(
                 f"validation_split={self.validation_split} was chosen on, so it cannot be scored: name the others in splits=[...]"
             )
-        if self.descriptions_per_task < 1:
-            raise ValueError(f"descriptions_per_task must be at least 1, not {self.descriptions_per_task}")
-        if self.conditions not in RULES:
-            raise ValueError(f"conditions must be trained or given, not {self.conditions!r}")
+        at_least(self, 1, "descriptions_per_task")
+        one_of(self, RULES, "conditions")
         is_generated = any(kind.is_generated for kind in chosen.values())
         calibrates = self.confidence and is_generated and self.harness is None
         if self.keep_calibration and not calibrates:

@@ -100,44 +100,16 @@ def _digits(value: float | None, digits: int) -> float | None:
 
 def cost_row(contender: str, costs: Costs | None, usage: Usage | None) -> dict[str, Any]:
     """A contender's costs as a row of report.json; None if it has none of a kind."""
+    costs = costs or Costs(0, None, 0, 0)
     return {
         "contender": contender,
-        "trainable_parameters": round(costs.trainable_parameters) if costs else 0,
-        "training_time_s": _digits(costs.training_time_s, 3) if costs else None,
-        "generation_time_s": _digits(costs.generation_time_s, 6) if costs else None,
-        "adapter_bytes": round(costs.adapter_bytes) if costs else 0,
-        "n_tasks": costs.n_tasks if costs else 0,
+        "trainable_parameters": round(costs.trainable_parameters),
+        "training_time_s": _digits(costs.training_time_s, 3),
+        "generation_time_s": _digits(costs.generation_time_s, 6),
+        "adapter_bytes": round(costs.adapter_bytes),
+        "n_tasks": costs.n_tasks,
         "prompt_tokens": _digits(usage.prompt_tokens, 2) if usage else None,
         "answer_tokens": _digits(usage.answer_tokens, 2) if usage else None,
         "flops_per_answer": round(usage.flops) if usage else None,
         "time_per_answer_s": _digits(usage.time_s, 6) if usage else None,
     }
-
-
-def _text(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def cost_table(costs: Sequence[Mapping[str, Any]], scores: Mapping[tuple[str, str], float]) -> str:
-    """Markdown table: costs of each contender, and its mean score on every split beside them."""
-    splits = list(dict.fromkeys(split for _, split in scores))
-    columns = [
-        "contender", "trainable parameters", "training per task (s)", "generation per adapter (ms)", "adapter bytes",
-        "prompt tokens", "MFLOPs per answer", "ms per answer", *splits,
-    ]  # fmt: skip
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for c in costs:
-        generation, time = c["generation_time_s"], c["time_per_answer_s"]
-        cells = [
-            c["contender"],
-            f"{c['trainable_parameters']:,}",
-            _text(c["training_time_s"], ".2f"),
-            _text(None if generation is None else 1000 * generation, ".2f"),
-            f"{c['adapter_bytes']:,}",
-            _text(c["prompt_tokens"], ".1f"),
-            _text(None if c["flops_per_answer"] is None else c["flops_per_answer"] / 1e6, ".1f"),
-            _text(None if time is None else 1000 * time, ".2f"),
-            *(f"{scores[c['contender'], s]:.2f}" if (c["contender"], s) in scores else "" for s in splits),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)

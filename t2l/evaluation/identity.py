@@ -48,15 +48,15 @@ def of_checkpoint(
 
 def library_recipe(library: AdapterLibrary, tasks: Sequence[str]) -> dict[str, Any]:
     """What the adapters of these tasks were trained on, and how; tasks that are not there are left out."""
-    there = [task for task in tasks if library.path(task).is_dir()]
-    found = {task: library.provenance(task) for task in there}
-    trained = {task: {k: p.get(k) for k in RECIPE} for task, p in found.items()}
-    return {"base": library.base_fingerprint, "spec": library.spec.to_json(), "trained": digest_of(trained)}
+    return {"base": library.base_fingerprint, "spec": library.spec.to_json(), "trained": _trained(library, tasks)}
 
 
 def method_recipe(library: MethodLibrary, tasks: Sequence[str]) -> dict[str, Any]:
     """Likewise, of another method than LoRA."""
-    found = {task: library.provenance(task) for task in tasks if library.path(task).is_dir()}
-    trained = {task: {k: p.get(k) for k in RECIPE} for task, p in found.items()}
     method = {"method": library.method.name, "settings": library.method.settings()}
-    return {"base": library.base_fingerprint, **method, "trained": digest_of(trained)}
+    return {"base": library.base_fingerprint, **method, "trained": _trained(library, tasks)}
+
+
+def _trained(library: AdapterLibrary | MethodLibrary, tasks: Sequence[str]) -> str:
+    found = {task: library.provenance(task) for task in tasks if library.path(task).is_dir()}
+    return digest_of({task: {k: p.get(k) for k in RECIPE} for task, p in found.items()})

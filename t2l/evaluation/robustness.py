@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from t2l.evaluation.board import Board, Cell
+from t2l.evaluation.board import Board
 from t2l.evaluation.checkpoints import first_of_each
 from t2l.evaluation.contenders.generated import Generated
 from t2l.evaluation.contenders.interface import Contender, Entry, SplitView
@@ -160,10 +160,7 @@ def robustness(board: Board, context: Context) -> dict[str, list[dict[str, Any]]
     for contender in readers:
         for kind, value, variant in _variants(contender, board.seed):
             cell = board.cell(variant.name, view.name, [board.run(variant, view, is_variant=True)])
-            rows[kind].append({"contender": contender.name, "split": view.name, kind: value, **_estimate(cell)})
+            found = cell.estimate.row("mean")
+            kept = {key: found[key] for key in ("mean", "ci95", "n_tasks")}
+            rows[kind].append({"contender": contender.name, "split": view.name, kind: value, **kept})
     return rows
-
-
-def _estimate(cell: Cell) -> dict[str, Any]:
-    e = cell.estimate
-    return {"mean": round(e.mean, 6), "ci95": [round(e.low, 6), round(e.high, 6)], "n_tasks": e.n_tasks}

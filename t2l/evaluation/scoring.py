@@ -49,6 +49,15 @@ class Question:
     stop: str = ""
     """what ends a written answer, where the prompt is a text that would go on (solved examples); empty for nothing"""
 
+    @classmethod
+    def of(cls, task: Task, example: Example, adapter: int = 0, prefix: str = "") -> Question:
+        """The question that an example of a task puts, after a text of its own line (a description, a formal code)."""
+        return cls(
+            task.name, example.input, f"{prefix}\n{example.input}" if prefix else example.input,
+            getattr(example, metric(task.metric).against), adapter, prefix, task.metric, example.references,
+            example.choices, task.max_new_tokens,
+        )  # fmt: skip
+
     def ended(self, written: str) -> str:
         """What is written up to where the answer ends."""
         return written.strip().split(self.stop)[0] if self.stop else written
@@ -138,20 +147,13 @@ def questions_for(
 
     Raises ValueError if a task cannot be scored (`check_scorable`).
     """
-    questions = []
-    for t, task in enumerate(tasks):
+    for task in tasks:
         check_scorable(task)
-        against = metric(task.metric).against
-        for e, example in enumerate(task.examples["test"][:examples]):
-            prefix = prefix_of(t, e)
-            content = f"{prefix}\n{example.input}" if prefix else example.input
-            questions.append(
-                Question(
-                    task.name, example.input, content, getattr(example, against), adapter_of(t, e), prefix, task.metric,
-                    example.references, example.choices, task.max_new_tokens,
-                )
-            )  # fmt: skip
-    return questions
+    return [
+        Question.of(task, example, adapter_of(t, e), prefix_of(t, e))
+        for t, task in enumerate(tasks)
+        for e, example in enumerate(task.examples["test"][:examples])
+    ]
 
 
 def greedy_answers(

@@ -32,8 +32,3 @@ def decisive_settings(config: Any) -> dict[str, Any]:
         if part and isinstance(kept.get(part), dict):
             kept[part] = {k: v for k, v in kept[part].items() if k not in keys}
     return kept
-
-
-def decisive_part(config: Any, part: str) -> dict[str, Any]:
-    """Those of one part that decide answers."""
-    return {k: v for k, v in asdict(getattr(config, part)).items() if k not in INDECISIVE.get(part, ())}

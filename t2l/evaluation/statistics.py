@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -37,6 +38,11 @@ class Estimate:
     def is_distinguishable(self) -> bool:
         """Whether the interval leaves zero out (of use where this is a difference)."""
         return not self.low <= 0 <= self.high
+
+    def row(self, name: str) -> dict[str, Any]:
+        """What a row of a report holds of it; `name` says what the mean is called there."""
+        numbers = {name: round(self.mean, 6), "ci95": [round(self.low, 6), round(self.high, 6)]}
+        return {**numbers, "n_tasks": self.n_tasks, "n_examples": self.n_examples, "n_seeds": self.n_seeds}
 
 
 @dataclass(frozen=True)

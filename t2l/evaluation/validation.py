@@ -76,6 +76,12 @@ def _draw(names: Sequence[str], count: int) -> list[int]:
     return sorted(generator_for("validation", *names).permutation(len(names))[:count].tolist())
 
 
+def _unseen(suite: TaskSuite, trained: Sequence[Task]) -> list[Task]:
+    """Tasks of the validation split that are not trained on."""
+    split, names = suite.splits.get(VALIDATION_SPLIT), {t.name for t in trained}
+    return [t for t in suite.select(split.tasks if split else ()) if t.name not in names]
+
+
 def _rows(task: Task, texts: Sequence[str], examples: Sequence[Example], count: int) -> list[ValidationRow]:
     drawn = [texts[i] for i in generator_for("validation descriptions", task.name).permutation(len(texts))[:count]]
     return [ValidationRow(task, drawn[i % len(drawn)], example) for i, example in enumerate(examples[:count])]
@@ -98,9 +104,7 @@ def parts_of(
         rows: most rows of a task.
         reads_any_text: false for an encoder that knows the training tasks by name alone; then only the rows are unseen.
     """
-    names = {t.name for t in trained}
-    split = suite.splits.get(VALIDATION_SPLIT)
-    unseen = [t for t in suite.select(split.tasks if split else ()) if t.name not in names] if reads_any_text else []
+    unseen = _unseen(suite, trained) if reads_any_text else []
     known = [t for t in trained if t.examples.get("validation")]
     more = [t for t in known if len(t.descriptions["train"]) > descriptions_per_task] if reads_any_text else []
     found = {
@@ -127,8 +131,8 @@ def parts_of(
 
 def held_out(suite: TaskSuite, trained: Sequence[Task], library: AdapterLibrary, count: int) -> list[Task]:
     """Validation tasks that have an adapter in the library, as many as asked for."""
-    split, names, there = suite.splits.get(VALIDATION_SPLIT), {t.name for t in trained}, set(library.tasks())
-    found = [t for t in suite.select(split.tasks if split else ()) if t.name in there and t.name not in names]
+    there = set(library.tasks())
+    found = [t for t in _unseen(suite, trained) if t.name in there]
     return [found[i] for i in _draw([t.name for t in found], count)]
 
 
@@ -210,13 +214,10 @@ class Validator:
             own = tuple(r.example for r in part.rows if r.task.name == task.name)
             check_scorable(replace(task, examples={"test": own}))
         return {
-            i: Question(
-                r.task.name, r.example.input, r.content(self._shown), getattr(r.example, metric(r.task.metric).against),
-                metric=r.task.metric, references=r.example.references, choices=r.example.choices,
-                max_new_tokens=r.task.max_new_tokens,
-            )
-            for i, r in enumerate(part.rows) if _is_scored(r.task)
-        }  # fmt: skip
+            i: Question.of(r.task, r.example, prefix=r.description if self._shown else "")
+            for i, r in enumerate(part.rows)
+            if _is_scored(r.task)
+        }
 
     @torch.no_grad()
     def __call__(self, hypernetwork: Hypernetwork) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.evaluation.report.report import interval_text
-from t2l.evaluation.statistics import Estimate, Scores, estimate
+from t2l.evaluation.statistics import Scores, estimate
 from t2l.files import FileProblemError, read_json
 from t2l.run.console import broken_name
 from t2l.verbs import Verb
@@ -228,7 +228,7 @@ def _row(
         theirs = Scores(theirs.values[[j for _, j in pair.runs]], theirs.counts)
     elif len(ours.values) != len(theirs.values):
         ours, theirs = (Scores(s.values.mean(axis=0, keepdims=True), s.counts) for s in (ours, theirs))
-    e: Estimate = estimate(theirs - ours, SAMPLES, seed, ":".join(key))
+    e = estimate(theirs - ours, SAMPLES, seed, ":".join(key))
     return {
         "contender": pair.contender,
         "split": split,
@@ -238,11 +238,7 @@ def _row(
         "paired_by": "identity" if pair.is_checked else "name",
         "first_mean": round(float(ours.task_means().mean()), 6),
         "other_mean": round(float(theirs.task_means().mean()), 6),
-        "difference": round(e.mean, 6),
-        "ci95": [round(e.low, 6), round(e.high, 6)],
-        "n_tasks": e.n_tasks,
-        "n_examples": e.n_examples,
-        "n_seeds": e.n_seeds,
+        **e.row("difference"),
         "distinguishable": e.is_distinguishable,
     }
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2l.base_model import BaseModel
+from t2l.checks import at_least
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.contenders.generated import DescriptionBank
 from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, in_turn
@@ -40,8 +41,7 @@ class CompositionConfig:
     """library adapters that LoraHub combines, drawn at random per task"""
 
     def __post_init__(self) -> None:
-        if self.arrow_top_k < 1 or self.lorahub_adapters < 1:
-            raise ValueError("composition: arrow_top_k and lorahub_adapters must be at least 1")
+        at_least(self, 1, "arrow_top_k", "lorahub_adapters", under="composition")
 
 
 def mean_of_products(adapters: LoraWeights | AdapterSource, rank: int, memory: int = ADAPTER_MEMORY) -> LoraWeights:

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from t2l.base_model import BaseModel
+from t2l.checks import at_least, positive
 from t2l.evaluation.contenders.generated import Generated
-from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, training_examples
+from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, examples_digest, training_rows
 from t2l.evaluation.costs import Costs, Making
-from t2l.evaluation.settings import decisive_part
+from t2l.evaluation.settings import decisive_settings
 from t2l.library.slots import SlotConfig, SlotTrainer, TrainedAdapter, TrainingJob, initial_adapter
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.lora.source import AdapterSource, MadeInChunks, bytes_per_adapter, digest_of
+from t2l.lora.source import AdapterSource, MadeInChunks, bytes_per_adapter
 from t2l.lora.weights import concatenate
 from t2l.objectives.soundness import Trained, judge_adapter, measure_losses
 from t2l.registry import register
-from t2l.tasks import CutCount, Task, tokenize_examples
+from t2l.tasks import Task
 
 if TYPE_CHECKING:
     from t2l.evaluation.context import Context
@@ -52,11 +53,9 @@ class FewShotConfig:
     """longest training row in tokens; user turns lose their beginning"""
 
     def __post_init__(self) -> None:
-        for key in ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"few_shot.{key} must be at least 1, not {getattr(self, key)}")
-        if self.refine_lr <= 0 or self.fresh_lr <= 0:
-            raise ValueError("few_shot: refine_lr and fresh_lr must be positive")
+        counts = ("examples", "steps", "shots", "tasks_at_once", "max_length", "format_rows")
+        at_least(self, 1, *counts, under="few_shot")
+        positive(self, "refine_lr", "fresh_lr", under="few_shot")
 
 
 def train_few_shot(
@@ -68,12 +67,8 @@ def train_few_shot(
     What diverged or learnt nothing is warned of. Raises ValueError for a task with too few.
     """
     slots = SlotConfig(steps=config.steps, rows_per_task=config.examples, lr=lr)
-    cuts, jobs = CutCount(), []
-    for task in tasks:
-        examples = training_examples(task, config.examples)
-        rows = tokenize_examples(base.tokenizer, examples, "", config.max_length, task.name, cuts)
-        jobs.append(TrainingJob(task.name, rows))
-    cuts.warn(config.max_length)
+    rows = training_rows(base, tasks, config.examples, config.max_length)
+    jobs = [TrainingJob(t.name, r) for t, r in zip(tasks, rows, strict=True)]
     trained: dict[str, TrainedAdapter] = {}
     trainer = SlotTrainer(base, spec, jobs, len(jobs), slots, seed)
     trainer.adopt(start.map(lambda t: t.detach().clone()).to(base.device))
@@ -142,7 +137,7 @@ class FewShot(Contender):
         recipe = {
             "start": before.recipe(),
             "trained": [few.steps, self._lr, self._seed, few.max_length],
-            "examples": digest_of([[t.name, [e.content() for e in training_examples(t, few.examples)]] for t in tasks]),
+            "examples": examples_digest(tasks, few.examples),
         }
 
         def train(span: range) -> LoraWeights:
@@ -184,7 +179,7 @@ class Refined(FewShot):
 
     def identity(self, context: Context) -> dict[str, Any]:
         """The checkpoint, and how its adapters were trained on."""
-        return self.generated.identity(context, "refined", decisive_part(context.config, "few_shot"))
+        return self.generated.identity(context, "refined", decisive_settings(context.config)["few_shot"])
 
     def _start(self, view: SplitView) -> Entry:
         return self.generated.entry_for(view, [[ds[0]] for ds in view.descriptions])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from t2l.base_model import BaseModel
-from t2l.evaluation.board import BoardConfig
+from t2l.evaluation.board import BoardConfig, scores_by_task
 from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, training_examples
 from t2l.evaluation.scoring import Question, check_scorable, greedy_answers, questions_for
 from t2l.evaluation.store import Batches, CellStore
@@ -159,10 +159,8 @@ class InContext(Contender):
         board = self._board
         questions = self._questions(view, tasks, examples, name)
         limits = (board.max_new_tokens, board.batch_size, None, board.tokens_per_batch)
-        scores: dict[str, list[float]] = {}
         kept = self._kept(Entry(questions).recipe())
-        for answer in greedy_answers(self._base, questions, None, None, *limits, kept):
-            scores.setdefault(answer.question.task, []).append(answer.score)
+        scores = scores_by_task(greedy_answers(self._base, questions, None, None, *limits, kept))
         return sum(sum(own) / len(own) for own in scores.values()) / len(scores)
 
     def _questions(self, view: SplitView, tasks: Sequence[Task], examples: int, name: str) -> list[Question]:

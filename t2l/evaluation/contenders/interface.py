@@ -17,12 +17,12 @@ from t2l.base_model import BaseModel
 from t2l.evaluation.costs import Costs, Making
 from t2l.evaluation.identity import identity
 from t2l.evaluation.scoring import Question, first_adapter, no_prefix, questions_for
-from t2l.evaluation.settings import decisive_part
+from t2l.evaluation.settings import decisive_settings
 from t2l.evaluation.store import CellStore
 from t2l.lora import LoraSpec
 from t2l.lora.source import ADAPTER_MEMORY, AdapterSource, digest_of
 from t2l.registry import components
-from t2l.tasks import Example, Task
+from t2l.tasks import CutCount, Example, Task, TokenizedExample, tokenize_examples
 from t2l.tasks.prompting import show_definition
 
 if TYPE_CHECKING:
@@ -197,7 +197,8 @@ class Contender:
     def identity(self, context: Context) -> dict[str, Any]:
         """What it is, by which reports are compared (`identity.identity`)."""
         what: dict[str, Any] = {"contender": self.name, "base": context.base.fingerprint}
-        what |= {part: decisive_part(context.config, part) for part in self.settings}
+        decisive = decisive_settings(context.config)
+        what |= {part: decisive[part] for part in self.settings}
         if not self.needs.library:
             return identity(what, f"base {context.base.name}")
         used = context.library_recipe(self.needs.library)
@@ -225,6 +226,22 @@ def kinds(names: Iterable[str] | None = None) -> dict[str, type[Contender]]:
     if unknown:
         raise ValueError(f"contenders: unknown {unknown[0]!r}; choose from {', '.join(found)}")
     return found if names is None else {name: found[name] for name in names}
+
+
+def examples_digest(tasks: Sequence[Task], count: int) -> str:
+    """What tells the first training examples of tasks from any others. Raises ValueError for a task with fewer."""
+    return digest_of([[t.name, [e.content() for e in training_examples(t, count)]] for t in tasks])
+
+
+def training_rows(base: BaseModel, tasks: Sequence[Task], count: int, max_length: int) -> list[list[TokenizedExample]]:
+    """The first training examples of each task in tokens; one warning says how many were cut to `max_length`.
+
+    Raises ValueError for a task with fewer.
+    """
+    cuts = CutCount()
+    rows = [tokenize_examples(base.tokenizer, training_examples(t, count), "", max_length, t.name, cuts) for t in tasks]
+    cuts.warn(max_length)
+    return rows
 
 
 def training_examples(task: Task, count: int) -> Sequence[Example]:

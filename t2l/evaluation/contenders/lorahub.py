@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2l.base_model import BaseModel, label_logits
-from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, training_examples
+from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, examples_digest, training_rows
 from t2l.evaluation.costs import Costs, Making
 from t2l.library import AdapterLibrary
 from t2l.lora import LoraWeights, inject
@@ -21,7 +22,7 @@ from t2l.lora.weights import concatenate
 from t2l.objectives.losses import label_loss
 from t2l.registry import register
 from t2l.seeding import generator_for
-from t2l.tasks import CutCount, Task, tokenize_examples
+from t2l.tasks import Task
 from t2l.tasks.batches import collate
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class LoraHub(Contender):
         recipe = {
             "searched": [self.bound, self.penalty, self.budget, self._count, self._seed, self._max_length],
             "library": digest_of([self._names, self._adapters.recipe()]),
-            "examples": digest_of([[t.name, [e.content() for e in training_examples(t, self._shots)]] for t in shown]),
+            "examples": examples_digest(shown, self._shots),
         }
         adapters = MadeInChunks(
             len(shown), self._size, self._tasks_at_once, recipe,
@@ -107,19 +108,13 @@ class LoraHub(Contender):
         """The best adapter found for each task, from those of the library."""
         import nevergrad
 
-        cuts, tokenizer, longest = CutCount(), self._base.tokenizer, self._max_length
         drawn = [self._pool(t.name) for t in tasks]
         # A library that fits is read once for all passes.
         union = list(range(self._adapters.count)) if self._fits else sorted({i for pool in drawn for i in pool})
         library, place = self._adapters.take(union), {i: at for at, i in enumerate(union)}
         pools = [[place[i] for i in pool] for pool in drawn]
-        rows = [
-            r
-            for t in tasks
-            for r in tokenize_examples(tokenizer, training_examples(t, self._shots), "", longest, t.name, cuts)
-        ]
-        cuts.warn(longest)
-        batch = collate(rows, tokenizer.pad_token_id, self._base.device)
+        rows = list(chain.from_iterable(training_rows(self._base, tasks, self._shots, self._max_length)))
+        batch = collate(rows, self._base.tokenizer.pad_token_id, self._base.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             searches = [self._search(nevergrad, t.name) for t in tasks]

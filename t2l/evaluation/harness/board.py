@@ -113,7 +113,7 @@ class HarnessBoard:
                 for adapter, prefix in dict.fromkeys((q.adapter, q.prefix) for q in mine):
                     recipe = {
                         **self.conditions,
-                        "task": self._harness.task_identity(name),
+                        "task": self._harness.task_identities[name],
                         "prefix": prefix,
                         "adapter": digests[adapter],
                         "scaling": spec.scaling,

@@ -24,6 +24,7 @@ from typing import Any
 
 from t2l.base_model import BaseModel
 from t2l.base_model.decoding import plain_decoding
+from t2l.checks import at_least, positive
 from t2l.evaluation.metrics.code_runner import check_allowed, is_allowed
 from t2l.files import FileProblemError
 from t2l.registry import register
@@ -70,12 +71,9 @@ class HarnessConfig:
     def __post_init__(self) -> None:
         if self.name != "lm_eval":
             raise ValueError(f"harness.name must be 'lm_eval', not {self.name!r}")
-        if self.limit is not None and self.limit <= 0:
-            raise ValueError(f"harness.limit must be positive or null, not {self.limit}")
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise ValueError(f"harness.num_fewshot must be 0 or more, or null, not {self.num_fewshot}")
-        if self.batch_size < 1 or self.descriptions_per_task < 1:
-            raise ValueError("harness: batch_size and descriptions_per_task must be at least 1")
+        positive(self, "limit", under="harness")
+        at_least(self, 0, "num_fewshot", under="harness")
+        at_least(self, 1, "batch_size", "descriptions_per_task", under="harness")
         for task, texts in self.descriptions.items():
             try:
                 check_descriptions(texts)
@@ -123,7 +121,8 @@ class Harness:
             for name in names:
                 self.tasks.update(self._load(name, settings[name]))
         # Before anything is scored, which changes the tasks' own settings.
-        self._identities = {name: _task_identity(task) for name, task in self.tasks.items()}
+        self.task_identities = {name: _task_identity(task) for name, task in self.tasks.items()}
+        """sha256 over each task's settings and the examples that are scored"""
 
     def _index(self, names: Sequence[str]) -> Any:
         from lm_eval.tasks import TaskManager
@@ -190,10 +189,6 @@ class Harness:
         of_machine = ("batch_size", "include_path", "library_tasks", "descriptions", "descriptions_folder")
         settings = {k: v for k, v in vars(self.config).items() if k not in of_machine}
         return {"lm_eval": importlib.metadata.version("lm_eval"), **settings}
-
-    def task_identity(self, name: str) -> str:
-        """Sha256 over a task's settings and the examples that are scored."""
-        return self._identities[name]
 
     def wrap(self, base: BaseModel) -> Any:
         """A base model as the harness wants it; adapters injected later work on it, too.

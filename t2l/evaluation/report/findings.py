@@ -52,3 +52,17 @@ class Findings:
         """Contenders that have controls."""
         names = set(self.contenders)
         return [c for c in self.contenders if any(f"{c}_{control}" in names for control in CONTROLS)]
+
+
+def closest_controls(controls: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """By contender and split, the control that the contender is least surely above.
+
+    Args:
+        controls: rows of `report.control_differences`.
+    """
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for row in controls:
+        other = found.setdefault((row["contender"], row["split"]), row)
+        if row["ci95"][0] < other["ci95"][0]:
+            found[row["contender"], row["split"]] = row
+    return found

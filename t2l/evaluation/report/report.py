@@ -13,11 +13,10 @@ from t2l.evaluation.contenders.base import Base
 from t2l.evaluation.contenders.generated import CONTROLS
 from t2l.evaluation.contenders.interface import kinds
 from t2l.evaluation.contenders.oracle import Oracle
-from t2l.evaluation.costs import cost_table
 from t2l.evaluation.report.figures import draw_figures
-from t2l.evaluation.report.findings import Findings
+from t2l.evaluation.report.findings import Findings, closest_controls
 from t2l.evaluation.report.html_page import page
-from t2l.evaluation.statistics import Estimate, recovered_fraction
+from t2l.evaluation.statistics import recovered_fraction
 from t2l.files import write_own
 
 HEADLINE_SEEDS = 3
@@ -32,34 +31,16 @@ REPORT_FILES = ("report.json", "report.md", "report.html", "answers.jsonl", *(f"
 """what a report's folder holds"""
 
 
-def _numbers(e: Estimate) -> dict[str, Any]:
-    return {
-        "ci95": [round(e.low, 6), round(e.high, 6)],
-        "n_tasks": e.n_tasks,
-        "n_examples": e.n_examples,
-        "n_seeds": e.n_seeds,
-    }
-
-
 def control_differences(cells: Sequence[Cell], samples: int, seed: int) -> list[dict[str, Any]]:
     """Matched minus each control, paired by example, for every generated contender and split."""
     table, rows = {(c.contender, c.split): c for c in cells}, []
     for (contender, split), cell in table.items():
         for control in CONTROLS:
             other = table.get((f"{contender}_{control}", split))
-            if other is None:
-                continue
-            e = paired_difference(cell, other, samples, seed)
-            rows.append(
-                {
-                    "contender": contender,
-                    "control": control,
-                    "split": split,
-                    "difference": round(e.mean, 6),
-                    **_numbers(e),
-                    "distinguishable": e.is_distinguishable,
-                }
-            )
+            if other is not None:
+                e = paired_difference(cell, other, samples, seed)
+                about = {"contender": contender, "control": control, "split": split}
+                rows.append({**about, **e.row("difference"), "distinguishable": e.is_distinguishable})
     return rows
 
 
@@ -73,8 +54,8 @@ def recovered_fractions(found: Findings) -> list[dict[str, Any]]:
                 continue
             key = f"recovered:{contender}:{split}"
             e = recovered_fraction(ours.scores, base.scores, oracle.scores, found.samples, found.seed, key)
-            row = {"contender": contender, "split": split}
-            rows.append(row | ({"fraction": None} if e is None else {"fraction": round(e.mean, 6), **_numbers(e)}))
+            fraction = {"fraction": None} if e is None else e.row("fraction")
+            rows.append({"contender": contender, "split": split, **fraction})
     return rows
 
 
@@ -101,51 +82,62 @@ def score_table(cells: Sequence[Cell]) -> str:
 
 
 def _control_table(differences: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            d["contender"],
-            d["control"],
-            d["split"],
-            interval_text(d["difference"], d["ci95"], "+.2f"),
-            str(d["n_seeds"]),
-            "" if d["distinguishable"] else "not distinguishable",
-        ]
-        for d in differences
-    ]
+    rows = []
+    for d in differences:
+        difference = interval_text(d["difference"], d["ci95"], "+.2f")
+        verdict = "" if d["distinguishable"] else "not distinguishable"
+        rows.append([d["contender"], d["control"], d["split"], difference, str(d["n_seeds"]), verdict])
     return markdown_table(["contender", "control", "split", "matched - control", "seeds", ""], rows)
 
 
 def _recovered_table(fractions: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            f["contender"],
-            f["split"],
-            "nothing to recover" if f["fraction"] is None else interval_text(f["fraction"], f["ci95"]),
-        ]
-        for f in fractions
-    ]
+    rows = []
+    for f in fractions:
+        fraction = "nothing to recover" if f["fraction"] is None else interval_text(f["fraction"], f["ci95"])
+        rows.append([f["contender"], f["split"], fraction])
     return markdown_table(["contender", "split", "(generated - base) / (oracle - base)"], rows)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _cost_table(costs: Sequence[Mapping[str, Any]], scores: Mapping[tuple[str, str], float]) -> str:
+    """Costs of each contender, and its mean score on every split beside them."""
+    splits = list(dict.fromkeys(split for _, split in scores))
+    header = [
+        "contender", "trainable parameters", "training per task (s)", "generation per adapter (ms)", "adapter bytes",
+        "prompt tokens", "MFLOPs per answer", "ms per answer", *splits,
+    ]  # fmt: skip
+    rows = []
+    for c in costs:
+        generation, flops, time = c["generation_time_s"], c["flops_per_answer"], c["time_per_answer_s"]
+        rows.append(
+            [
+                c["contender"],
+                f"{c['trainable_parameters']:,}",
+                _text(c["training_time_s"], ".2f"),
+                _text(None if generation is None else 1000 * generation, ".2f"),
+                f"{c['adapter_bytes']:,}",
+                _text(c["prompt_tokens"], ".1f"),
+                _text(None if flops is None else flops / 1e6, ".1f"),
+                _text(None if time is None else 1000 * time, ".2f"),
+                *(_text(scores.get((c["contender"], split)), ".2f") for split in splits),
+            ]
+        )
+    return markdown_table(header, rows)
 
 
 def headline(data: Mapping[str, Any]) -> list[str]:
     """What the report claims about text conditioning, one sentence per generated contender and split."""
     lines = []
-    for contender in dict.fromkeys(d["contender"] for d in data["controls"]):
-        for split in dict.fromkeys(d["split"] for d in data["controls"]):
-            rows = [d for d in data["controls"] if (d["contender"], d["split"]) == (contender, split)]
-            if not rows:
-                continue
-            weakest = min(rows, key=lambda d: d["ci95"][0])
-            text = interval_text(weakest["difference"], weakest["ci95"], "+.2f")
-            verdict = (
-                "follows its description"
-                if all(d["ci95"][0] > 0 for d in rows)
-                else "is not distinguishable from every control"
-            )
-            lines.append(
-                f"{contender} on {split} {verdict}; closest control: {weakest['control']}, matched minus it {text}, "
-                f"{weakest['n_seeds']} training seed(s)."
-            )
+    for (contender, split), closest in closest_controls(data["controls"]).items():
+        follows = closest["ci95"][0] > 0
+        verdict = "follows its description" if follows else "is not distinguishable from every control"
+        lines.append(
+            f"{contender} on {split} {verdict}; closest control: {closest['control']}, matched minus it "
+            f"{interval_text(closest['difference'], closest['ci95'], '+.2f')}, {closest['n_seeds']} training seed(s)."
+        )
     if any(d["n_seeds"] < HEADLINE_SEEDS for d in data["controls"]):
         lines = [f"{line} Preliminary: fewer than {HEADLINE_SEEDS} training seeds." for line in lines]
     return [f"{line} Marked: {REDUNDANT}." for line in lines] if data["condition_redundant"] else lines
@@ -213,7 +205,6 @@ def report_data(found: Findings) -> dict[str, Any]:
 
 def report_text(found: Findings, data: Mapping[str, Any]) -> str:
     """report.md: the tables, as a paper would print them."""
-    scores = {k: c.estimate.mean for k, c in found.by_key.items()}
     lines = [
         "# Report",
         "",
@@ -226,24 +217,19 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
     lines += ["", score_table(found.cells), "", "![scores](scores.png)", *_in_context_text(data)]
     if data["controls"]:
-        lines += [
-            "",
-            "## Does the adapter follow its description?",
-            "",
+        lines += _section(
+            "Does the adapter follow its description?",
             "Matched minus control, paired by example.",
-            "",
-        ]
-        lines += [*(f"- {line}" for line in data["headline"]), "", _control_table(data["controls"])]
-        lines += ["", "![controls](controls.png)"]
+            "\n".join(f"- {line}" for line in data["headline"]),
+            _control_table(data["controls"]),
+            "![controls](controls.png)",
+        )
     if data["recovered"]:
-        lines += [
-            "",
-            "## How much of what training gains does generation gain?",
-            "",
-            _recovered_table(data["recovered"]),
-        ]
+        title = "How much of what training gains does generation gain?"
+        lines += _section(title, _recovered_table(data["recovered"]))
     if data["costs"]:
-        lines += ["", "## What does it cost?", "", cost_table(data["costs"], scores), "", "![costs](costs.png)"]
+        scores = {k: c.estimate.mean for k, c in found.by_key.items()}
+        lines += _section("What does it cost?", _cost_table(data["costs"], scores), "![costs](costs.png)")
     lines += _robustness_text(data) + _confidence_text(data) + _map_text(found) + _data_text(data)
     lines += [
         "",
@@ -254,6 +240,11 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _section(title: str, *parts: str) -> list[str]:
+    """Lines of Markdown: a heading, and what stands under it, with an empty line before each."""
+    return [line for part in (f"## {title}", *parts) for line in ("", part)]
 
 
 def _in_context_text(data: Mapping[str, Any]) -> list[str]:
@@ -273,8 +264,8 @@ def _robustness_text(data: Mapping[str, Any]) -> list[str]:
         rows = data["robustness"].get(kind, [])
         if rows:
             table = [[r["contender"], r["split"], str(r[kind]), interval_text(r["mean"], r["ci95"])] for r in rows]
-            lines += ["", f"## {title}", "", markdown_table(["contender", "split", kind, "score"], table)]
-            lines += ["", f"![{kind}]({kind}.png)"]
+            scores = markdown_table(["contender", "split", kind, "score"], table)
+            lines += _section(title, scores, f"![{kind}]({kind}.png)")
     return lines
 
 
@@ -286,15 +277,15 @@ def _confidence_text(data: Mapping[str, Any]) -> list[str]:
         for name, c in data["confidence"].items()
     ]
     header = ["contender", "AUROC, descriptions against foreign text", "calibration error", "fitted on", "tested on"]
-    title = "## Does an adapter's confidence tell how good it is?"
-    return ["", title, "", markdown_table(header, rows), "", "![confidence](confidence.png)"]
+    title = "Does an adapter's confidence tell how good it is?"
+    return _section(title, markdown_table(header, rows), "![confidence](confidence.png)")
 
 
 def _map_text(found: Findings) -> list[str]:
     if not found.map:
         return []
     about = "Generated adapters (dots) and oracles (crosses) of the same training tasks, by the directions of their products."
-    return ["", "## Where do adapters lie?", "", about, "", "![map](map.png)", "", "![norms](norms.png)"]
+    return _section("Where do adapters lie?", about, "![map](map.png)", "![norms](norms.png)")
 
 
 def _data_text(data: Mapping[str, Any]) -> list[str]:

@@ -8,21 +8,12 @@ from typing import Any
 
 from t2l.evaluation.board import Cell
 from t2l.evaluation.contenders.generated import CONTROLS
+from t2l.evaluation.report.findings import closest_controls
 from t2l.run.console import WIDTH, broken_name
 
 NAME, COLUMN = 24, 6
 """characters of a contender's name on one line, and of a split's column"""
 MINUS = "minus control"
-
-
-def _closest(controls: Sequence[Mapping[str, Any]], contender: str, split: str) -> str:
-    """Matched minus the control that it is least surely above, with its interval."""
-    rows = [d for d in controls if (d["contender"], d["split"]) == (contender, split)]
-    if not rows:
-        return ""
-    weakest = min(rows, key=lambda d: d["ci95"][0])
-    low, high = weakest["ci95"]
-    return f"{weakest['difference']:.2f} [{low:.2f},{high:.2f}]"
 
 
 def told_split(splits: Sequence[str], controls: Sequence[Mapping[str, Any]]) -> str | None:
@@ -41,7 +32,12 @@ def summary_lines(cells: Sequence[Cell], controls: Sequence[Mapping[str, Any]]) 
     names = list(dict.fromkeys(c.contender for c in cells))
     shown = [n for n in names if not any(n == f"{m}_{c}" for m in names for c in CONTROLS)]
     means = {(c.contender, c.split): f"{c.estimate.mean:.2f}" for c in cells}
-    told, letters = told_split(splits, controls), _letters(len(splits))
+    minus: dict[tuple[str, str | None], str] = {}
+    for key, closest in closest_controls(controls).items():
+        low, high = closest["ci95"]
+        minus[key] = f"{closest['difference']:.2f} [{low:.2f},{high:.2f}]"
+    told = told_split(splits, controls)
+    letters = [ascii_lowercase[i] if len(splits) <= 26 else str(i + 1) for i in range(len(splits))]
     width = min(NAME, max(map(len, [*shown, "contender"])))
     per_block = (WIDTH - width - 20) // COLUMN
     lines: list[str] = []
@@ -53,8 +49,8 @@ def summary_lines(cells: Sequence[Cell], controls: Sequence[Mapping[str, Any]]) 
         for name in shown:
             first, *rest = broken_name(name, width)
             numbers = "".join(f"{means.get((name, splits[i]), ''):>{COLUMN}}" for i in block)
-            minus = _closest(controls, name, told) if last and told is not None else ""
-            lines += [f"{first:<{width}}{numbers} {minus}".rstrip(), *rest]
+            behind = minus.get((name, told), "") if last else ""
+            lines += [f"{first:<{width}}{numbers} {behind}".rstrip(), *rest]
     lines += ["", "mean score on"]
     for letter, split in zip(letters, splits, strict=True):
         first, *rest = broken_name(split, WIDTH - 6)
@@ -66,7 +62,3 @@ def summary_lines(cells: Sequence[Cell], controls: Sequence[Mapping[str, Any]]) 
             f"paired by example, with its 95 % interval, on {at}",
         ]
     return lines[1:]
-
-
-def _letters(count: int) -> list[str]:
-    return [ascii_lowercase[i] if count <= 26 else str(i + 1) for i in range(count)]
