@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2l.checks import at_least
+from t2l.checks import at_least, one_of
 from t2l.hypernetwork.interface import Hypernetwork, whole_heads
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.registry import register
@@ -37,8 +37,7 @@ class ResidualConfig:
     """hidden width of a block, as a multiple of width"""
 
     def __post_init__(self) -> None:
-        if self.architecture != "residual":
-            raise ValueError(f"hypernetwork.architecture must be 'residual' here, not {self.architecture!r}")
+        one_of(self, ("residual",), "architecture", under="hypernetwork")
         if not 0 < self.description_width < self.width:
             raise ValueError(
                 f"hypernetwork.description_width must be in 1 to width - 1 = {self.width - 1}, not {self.description_width}"

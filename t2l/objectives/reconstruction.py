@@ -30,8 +30,7 @@ class ReconstructionConfig:
     """z-score every element over the library (l1), or divide by the target's squared norm (frobenius)"""
 
     def __post_init__(self) -> None:
-        if self.name != "reconstruction":
-            raise ValueError(f"objective.name must be 'reconstruction' here, not {self.name!r}")
+        one_of(self, ("reconstruction",), "name", under="objective")
         one_of(self, ("l1", "frobenius"), "distance", under="objective")
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2l.base_model import BaseModel, checkpointing, label_logits
-from t2l.checks import at_least, in_range
+from t2l.checks import at_least, in_range, one_of
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraWeights, inject
 from t2l.objectives.interface import Batch, Materials, Objective, StepSettings, Term
@@ -34,8 +34,7 @@ class SftConfig:
     """factor of the mean square of generated A and B"""
 
     def __post_init__(self) -> None:
-        if self.name != "sft":
-            raise ValueError(f"objective.name must be 'sft' here, not {self.name!r}")
+        one_of(self, ("sft",), "name", under="objective")
         in_range(self, "[0, 1)", "label_smoothing", under="objective")
         at_least(self, 0, "weight_penalty", under="objective")
 
