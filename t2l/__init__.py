@@ -14,24 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2l.base_model import BaseModelConfig, load_base_model
-    from t2l.base_model.injection import inject
-    from t2l.evaluation.report.saved import load_report
-    from t2l.hypernetwork.generator import load
-    from t2l.library import load_library
-    from t2l.lora import LoraSpec, LoraWeights
+    from t2l.base_model import BaseModelConfig as BaseModelConfig
+    from t2l.base_model import load_base_model as load_base_model
+    from t2l.base_model.injection import inject as inject
+    from t2l.evaluation.report.saved import load_report as load_report
+    from t2l.hypernetwork.generator import load as load
+    from t2l.library import load_library as load_library
+    from t2l.lora import LoraSpec as LoraSpec
+    from t2l.lora import LoraWeights as LoraWeights
 
 __version__ = "0.1.0"
-__all__ = [
-    "BaseModelConfig",
-    "LoraSpec",
-    "LoraWeights",
-    "inject",
-    "load",
-    "load_base_model",
-    "load_library",
-    "load_report",
-]
 _MODULES = {
     "BaseModelConfig": "t2l.base_model",
     "LoraSpec": "t2l.lora",
@@ -42,6 +34,7 @@ _MODULES = {
     "load_library": "t2l.library",
     "load_report": "t2l.evaluation.report.saved",
 }
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

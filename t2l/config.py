@@ -29,12 +29,12 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    for verb, root in ROOTS.items():
-        store.store(name=f"{verb}_schema", node=root)
-    for kind in PACKAGES:
+    for kind in PACKAGES:  # before the roots, some of whose defaults are the components' names
         for found in components(kind).values():
             if found.config is not None:
                 _store(store, found)
+    for verb, root in ROOTS.items():
+        store.store(name=f"{verb}_schema", node=root)
 
 
 def _store(store: Any, found: Component) -> None:

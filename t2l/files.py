@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from t2l.own_files import RECORD as OWN_RECORD
@@ -34,10 +35,12 @@ from t2l.own_files import (
 
 __all__ = [
     "FileProblemError", "atomic_folder", "check_finite", "check_own", "check_replaceable", "move_into", "read_json", "read_tensors",
-    "remove_folder", "tensors_sha256", "write_bytes", "write_json", "write_own", "write_tensors", "write_text",
+    "remove_folder", "tensors_checksum", "write_json", "write_own", "write_tensors", "write_text",
 ]  # fmt: skip
-CHECKSUM = "t2l_sha256"
+CHECKSUM = "t2l_xxh3"
 """key of the checksum of its tensors in a safetensors file's metadata"""
+EARLIER_CHECKSUM = "t2l_sha256"
+"""the key, and the hash, of files from before; sha256 took as long as writing the file"""
 log = logging.getLogger(__name__)
 
 
@@ -84,7 +87,6 @@ def _put_in_place(temporary: Path, folder: Path, owns: Iterable[str]) -> None:
     except (OSError, FileProblemError) as error:
         if old is not None and not folder.exists():
             old.rename(folder)
-            old = None
         if isinstance(error, FileProblemError):
             raise FileProblemError(
                 f"{folder} got other files meanwhile, so it is not replaced: choose another"
@@ -128,11 +130,6 @@ def write_text(path: Path, text: str) -> None:
     replace_file(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it."""
-    replace_file(path, data)
-
-
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON under a temporary name and renames it."""
     write_text(path, json.dumps(data, indent=2) + "\n")
@@ -148,9 +145,9 @@ def read_json(path: Path) -> Any:
         raise FileProblemError(f"{path} is not valid JSON: {error}") from None
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Sha256 over the names, dtypes, shapes and bytes of tensors, whatever their order."""
-    digest = hashlib.sha256()
+def tensors_checksum(tensors: Mapping[str, Tensor], key: str = CHECKSUM) -> str:
+    """Hash over the names, dtypes, shapes and bytes of tensors, whatever their order: 128 bits of XXH3, or sha256."""
+    digest = xxhash.xxh3_128() if key == CHECKSUM else hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
@@ -186,7 +183,7 @@ def write_tensors(
     held = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
     if finite:
         check_finite(held, f"{path.name} cannot be written")
-    save_file(held, path, {"format": "pt", **(metadata or {}), CHECKSUM: tensors_sha256(held)})
+    save_file(held, path, {"format": "pt", **(metadata or {}), CHECKSUM: tensors_checksum(held)})
     _sort_metadata(path)
 
 
@@ -218,11 +215,11 @@ def read_tensors(path: Path, finite: bool = True) -> dict[str, Tensor]:
         raise FileProblemError(f"no such file: {path}")
     try:
         with safe_open(path, "pt") as file:
-            written = (file.metadata() or {}).get(CHECKSUM)
+            metadata = file.metadata() or {}
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise FileProblemError(f"{path} is damaged and cannot be read ({error}): make it again") from None
-    if written is not None and tensors_sha256(tensors) != written:
+    if any(k in metadata and tensors_checksum(tensors, k) != metadata[k] for k in (CHECKSUM, EARLIER_CHECKSUM)):
         raise FileProblemError(f"{path} is damaged: its tensors are not those that were written: make it again")
     if finite:
         check_finite(tensors, str(path))

@@ -160,15 +160,10 @@ def is_left_behind(folder: Path) -> bool:
     """Whether a folder is a temporary one that a process of this machine began and was killed over."""
     try:
         about = json.loads((folder / RECORD).read_text())
-        process = int(about["process"]) if about["host"] == socket.gethostname() else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    if process is None or process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
+        if about["host"] == socket.gethostname() and (process := int(about["process"])) != os.getpid():
+            os.kill(process, 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, ValueError, LookupError, TypeError):  # no record of this kind, or a process of another user
         return False
     return False

@@ -14,7 +14,7 @@ import importlib
 import importlib.metadata
 import os
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,11 +76,6 @@ def _place(made: Any) -> str:
     return f"{made.__module__}.{made.__qualname__}"
 
 
-def _modules(group: str) -> Iterator[str]:
-    package = importlib.import_module(PACKAGES[group])
-    yield from (f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__))
-
-
 def _find(group: str) -> None:
     """Imports what may register components of a group."""
     if group in _FOUND:
@@ -94,8 +89,9 @@ def _find(group: str) -> None:
 
 
 def _import_all(group: str) -> None:
-    for module in _modules(group):
-        importlib.import_module(module)
+    package = importlib.import_module(PACKAGES[group])
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(found.name)
     for module in filter(None, os.environ.get(MODULES_VARIABLE, "").split(",")):
         try:
             importlib.import_module(module.strip())
@@ -123,11 +119,11 @@ def component_of(group: str, config: Any) -> Component:
     """The component that a config is of. Raises ValueError if it is of none."""
     fitting = {name: c for name, c in components(group).items() if c.config is type(config)}
     name = getattr(config, "architecture", None) if len(fitting) > 1 else next(iter(fitting), None)
-    if name not in fitting and fitting:
+    if name in fitting:
+        return fitting[name]
+    if fitting:
         raise ValueError(f"{group}.architecture must be one of {', '.join(fitting)} here, not {name!r}")
-    if name not in fitting:
-        raise ValueError(
-            f"{group}: there is none for the config {type(config).__name__}; choose one, like "
-            f"{group}={next(iter(components(group)), 'NAME')}"
-        )
-    return fitting[name]
+    raise ValueError(
+        f"{group}: there is none for the config {type(config).__name__}; choose one, like "
+        f"{group}={next(iter(components(group)), 'NAME')}"
+    )

@@ -299,7 +299,7 @@ def test_reconstruction(distance: str, standardise: bool, gpu: torch.device) -> 
         config = ReconstructionConfig(distance=distance, standardise=standardise)
         library = random_adapters(spec_of(), 3).to(device)
         steps = Steps(ReconstructionObjective(config, library), embeddings(), trainer, 0)
-        steps.prepare(made)
+        steps.objective.prepare(made)
         return _steps(steps, made, trainer)
 
     same(run, gpu, 1e-3)

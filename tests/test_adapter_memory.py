@@ -106,7 +106,7 @@ WORK = {
 embeddings = [torch.randn(2, 16) for _ in names]
 trainer = TrainerConfig(tasks_per_step=48)
 steps = Steps(ReconstructionObjective(ReconstructionConfig(), library.source(names)), embeddings, trainer, 0)
-steps.prepare(hypernetwork)
+steps.objective.prepare(hypernetwork)
 for step in range(3):
     steps.backward(hypernetwork, step)
 """,

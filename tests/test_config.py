@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -8,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from t2l.config import ROOTS, config_folder, register
+from t2l.verbs.shared import settings_from
 
 CONF = config_folder()
 GROUPS = sorted(p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "experiment")
@@ -72,3 +74,19 @@ def test_every_launcher_composes(name: str) -> None:
 def test_no_config_names_a_python_object() -> None:
     for path in CONF.rglob("*.yaml"):
         assert "_target_" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("verb", "to"),
+    [("quickstart", "train"), ("quickstart", "train_library"), ("compare_methods", "train_library"), ("compare_methods", "evaluate")],
+)  # fmt: skip
+def test_settings_that_verbs_hand_on_mean_the_same_to_both(verb: str, to: str) -> None:
+    ours, theirs = (get_type_hints(ROOTS[name]) for name in (verb, to))
+    shared = {key for key in ours if key in theirs}
+    assert {"base_model", "suite", "lora", "seed", "run_dir"} <= shared
+    different = {key for key in shared if ours[key] != theirs[key]}
+    assert different <= {"splits"}  # None means all to one of them
+    config: Any = composed(verb, "seed=7", "contenders=[base]")
+    made = settings_from(ROOTS[to], config, run_dir="elsewhere")
+    assert {key for key in shared if getattr(made, key) != getattr(config, key)} == {"run_dir"}
+    assert made.run_dir == "elsewhere"

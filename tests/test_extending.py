@@ -311,3 +311,13 @@ def test_a_module_that_is_missing_is_told_every_time(monkeypatch: pytest.MonkeyP
     for _ in range(2):
         with pytest.raises(ValueError, match="T2L_COMPONENTS names 'no_such_module', which cannot be imported"):
             registry.components("objective")
+
+
+def test_it_is_told_on_the_command_line_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "_FOUND", set())
+    monkeypatch.setenv(registry.MODULES_VARIABLE, "no_such_module")
+    says = refused(capsys, "train", f"run_dir={tmp_path}/run")
+    assert says.endswith("which cannot be imported (No module named 'no_such_module')")
+    assert not (tmp_path / "run").exists()

@@ -12,7 +12,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2l.cli import main
-from t2l.files import CHECKSUM, FileProblemError, check_finite, read_tensors, tensors_sha256, write_tensors
+from t2l.files import (
+    CHECKSUM,
+    EARLIER_CHECKSUM,
+    FileProblemError,
+    check_finite,
+    read_tensors,
+    tensors_checksum,
+    write_tensors,
+)
 from t2l.lora import LoraSpec, ModuleGroup
 from t2l.lora.peft_folder import load_adapter, save_adapter
 
@@ -45,7 +53,7 @@ def test_tensors_come_back_with_their_checksum(tmp_path: Path) -> None:
     assert found.keys() == TENSORS.keys()
     assert all(torch.equal(found[k], t) and found[k].dtype == t.dtype for k, t in TENSORS.items())
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": "pt", "more": "metadata", CHECKSUM: tensors_sha256(TENSORS)}
+        assert file.metadata() == {"format": "pt", "more": "metadata", CHECKSUM: tensors_checksum(TENSORS)}
 
 
 def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
@@ -68,11 +76,20 @@ def test_any_flipped_bit_of_a_payload_is_found(tmp_path: Path, bit: int) -> None
     read_tensors(path)
 
 
+def test_a_flipped_bit_in_a_file_with_the_earlier_checksum_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(TENSORS, path, {"format": "pt", EARLIER_CHECKSUM: tensors_checksum(TENSORS, EARLIER_CHECKSUM)})
+    read_tensors(path)
+    flip(path, payload(path)[0], 0)
+    with pytest.raises(FileProblemError, match=r"x\.safetensors is damaged"):
+        read_tensors(path)
+
+
 def test_checksum_tells_names_shapes_and_dtypes_apart() -> None:
     one = {"a": torch.zeros(4)}
     others = [{"b": torch.zeros(4)}, {"a": torch.zeros(2, 2)}, {"a": torch.zeros(4, dtype=torch.int32)}]
-    assert len({tensors_sha256(t) for t in (one, *others)}) == 4
-    assert tensors_sha256({"a": torch.ones(1), "b": torch.zeros(1)}) == tensors_sha256(
+    assert len({tensors_checksum(t) for t in (one, *others)}) == 4
+    assert tensors_checksum({"a": torch.ones(1), "b": torch.zeros(1)}) == tensors_checksum(
         {"b": torch.zeros(1), "a": torch.ones(1)}
     )
 

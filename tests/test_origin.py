@@ -77,13 +77,16 @@ def test_what_the_first_run_was_trained_on_counts(
     setup = Setup(tiny_base, tmp_path / "new")
     before, now = setup.tasks[:2], [replace(setup.tasks[1], examples={"train": setup.tasks[1].examples["test"]})]
     centres = torch.zeros(1, WIDTH)
-    first_run(tiny_base, tmp_path / "told", TrainingData(Manifest.of(before, 2), torch.zeros(2, WIDTH)))
-    joined = Origin.find(str(tmp_path / "told"), ARCHITECTURE).training_data(TrainingData(Manifest.of(now, 3), centres))
+    validated = [replace(t, examples={"validation": t.examples["test"]}) for t in (setup.tasks[1], setup.tasks[2])]
+    first_run(tiny_base, tmp_path / "told", TrainingData(Manifest.of(before, 2, validated[:1]), torch.zeros(2, WIDTH)))
+    own = TrainingData(Manifest.of(now, 3, validated[1:]), centres)
+    joined = Origin.find(str(tmp_path / "told"), ARCHITECTURE).training_data(own)
     assert joined is not None
     assert set(joined.manifest.examples) == {t.name for t in before}
     both = {*Manifest.of(before, 2).examples[now[0].name].tolist(), *Manifest.of(now, 3).examples[now[0].name].tolist()}
     assert set(joined.manifest.examples[now[0].name].tolist()) == both
     assert len(joined.manifest.descriptions[now[0].name]) == 3
+    assert set(joined.manifest.validation) == {t.name for t in validated}  # they decided what was kept, then or now
     assert joined.centres is centres
     first_run(tiny_base, tmp_path / "silent")
     silent = Origin.find(str(tmp_path / "silent"), ARCHITECTURE)

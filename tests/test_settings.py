@@ -37,6 +37,8 @@ NEEDED = {"evaluate": ["library=D", "checkpoints=[D]"], "describe": ["run_dir=D"
         ("generate", ["+warn_belw=0.2"], "did you mean 'warn_below'?"),
         ("plan", ["+trainer.stepz=3"], "unknown config key trainer.stepz; did you mean 'steps'?"),
         ("train", ["+experiment=mini_sft"], "write experiment=mini_sft, without +"),
+        ("train", ["hypernetwork=xl"], "hypernetwork=xl: there is none of that name; choose from l, m, residual, "),
+        ("train", ["base_model=own/er"], "smollm_360m (a folder or hub id is base_model.path=own/er)"),
     ],
 )
 def test_unknown_keys_are_refused(verb: str, words: list[str], says: str) -> None:

@@ -75,7 +75,7 @@ class Setup:
     def run(self, die_at: int | None = None, config: object = None) -> Hypernetwork:
         model = hypernetworks.build(ARCHITECTURE, self.spec, WIDTH, seed=0)
         steps = self.steps()
-        steps.prepare(model)
+        steps.objective.prepare(model)
         if die_at is not None:
             backward = steps.backward
 

@@ -276,14 +276,13 @@ def _check_records(*files: Path) -> None:
     """Raises ValueError if Hydra would overwrite the records of another program's run."""
     import yaml
 
-    for file in files:
-        if file.is_file():
-            try:
-                verb = yaml.safe_load(file.read_text())["hydra"]["job"]["config_name"]
-            except (yaml.YAMLError, LookupError, TypeError, UnicodeDecodeError):
-                verb = None
-            if verb not in VERBS:
-                raise ValueError(f"{file} is of another program of Hydra's: choose another folder")
+    for file in filter(Path.is_file, files):
+        try:
+            verb = yaml.safe_load(file.read_text())["hydra"]["job"]["config_name"]
+        except (yaml.YAMLError, LookupError, TypeError, UnicodeDecodeError):
+            verb = None
+        if verb not in VERBS:
+            raise ValueError(f"{file} is of another program of Hydra's: choose another folder")
 
 
 def run_once(command: Command, work: Work) -> None:

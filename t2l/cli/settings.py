@@ -25,8 +25,15 @@ def _unknown_key(full_key: str, key: str, allowed: Sequence[str]) -> str:
 
 def friendly(error: BaseException) -> str:
     """Hydra's and OmegaConf's composition errors as one line that helps."""
+    from hydra.errors import MissingConfigException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        found = re.fullmatch("((?:hydra/)?[^/]+)/(.*)", error.missing_cfg_file)
+        group, name = found.groups() if found else ("", error.missing_cfg_file)
+        choices = ", ".join(o for o in error.options if not o.endswith("_schema"))
+        path = f" (a folder or hub id is {group}.path={name})" if "/" in name else ""
+        return f"{group}={name}: there is none of that name; choose from {choices}{path}"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__ or cause.__context__
@@ -36,7 +43,8 @@ def friendly(error: BaseException) -> str:
         told = _unknown_key(str(cause.full_key or cause.key), str(cause.key), allowed)
         return f"{file[0]}{told}" if file else told
     if isinstance(cause, OmegaConfBaseException):
-        return f"config value for {cause.full_key!s}: {str(cause).splitlines()[0]}"
+        key = f"config value for {cause.full_key}: " if cause.full_key else ""
+        return f"{key}{str(cause).splitlines()[0]}"
     if found := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.*)'", str(error)):
         return f"{found[1]} has a value already: write {found[1]}={found[2]}, without +"
     return str(error)

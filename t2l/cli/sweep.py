@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from t2l.files import FileProblemError, read_json, write_json
@@ -69,23 +69,21 @@ def run_job(folder: Path, number: int, launch: str, work: Callable[[], None]) ->
     if before.has_ended:
         return
     if before.starts >= STARTS:
-        JobState(launch, "failed", "its process was killed; is memory short?", before.starts).write(folder)
+        replace(before, state="failed", reason="its process was killed; is memory short?").write(folder)
         return
-    starts = before.starts + 1
-    JobState(launch, "running", starts=starts).write(folder)
+    now = JobState(launch, "running", starts=before.starts + 1)
+    now.write(folder)
     try:
         work()
     except (Exception, SystemExit) as error:
-        reason = one_line(error)
-        if isinstance(error, SystemExit) and error.code in (None, 0):
-            JobState(launch, "finished", starts=starts).write(folder)
+        if not isinstance(error, SystemExit) or error.code not in (None, 0):
+            reason = one_line(error)
+            _log_to_file(error, reason)
+            replace(now, state="failed", reason=reason).write(folder)
+            print(f"t2l: error: job {number}: {reason}", file=sys.stderr)
+            _free_memory()
             return
-        _log_to_file(error, reason)
-        JobState(launch, "failed", reason, starts).write(folder)
-        print(f"t2l: error: job {number}: {reason}", file=sys.stderr)
-        _free_memory()
-    else:
-        JobState(launch, "finished", starts=starts).write(folder)
+    replace(now, state="finished").write(folder)
 
 
 def _log_to_file(error: BaseException, reason: str) -> None:

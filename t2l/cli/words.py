@@ -40,20 +40,13 @@ class Words:
     positional: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
     """Hydra's own, each followed by its value"""
+    config_folder: str | None = None
+    """the folder of more config files (--config-dir), if one is given"""
     asks_for_help: bool = False
 
     def has(self, options: set[str]) -> bool:
         """Whether one of these options of Hydra's is among the words."""
         return any(word.partition("=")[0] in options for word in self.options)
-
-    @property
-    def config_folder(self) -> str | None:
-        """The folder of more config files (--config-dir), if one is given."""
-        for i, word in enumerate(self.options):
-            name, given, value = word.partition("=")
-            if name in ("-cd", "--config-dir"):
-                return value if given else self.options[i + 1]
-        return None
 
 
 def read_words(arguments: Sequence[str], config: type, groups: Sequence[str], positional: str | None) -> Words:
@@ -71,7 +64,7 @@ def read_words(arguments: Sequence[str], config: type, groups: Sequence[str], po
     found, rest = Words(), list(arguments)
     while rest:
         word = rest.pop(0)
-        name, given, _ = word.partition("=")
+        name, given, value = word.partition("=")
         if word == "--":
             found.positional += rest
             rest = []
@@ -81,6 +74,8 @@ def read_words(arguments: Sequence[str], config: type, groups: Sequence[str], po
             found.options.append(word)
             if HYDRA_OPTIONS[name] and not given and (name not in INFO or (rest and rest[0].isalpha())):
                 found.options.append(_value_of(name, rest))
+            if name in ("-cd", "--config-dir"):
+                found.config_folder = value if given else found.options[-1]
         elif word.startswith("--"):
             found.overrides.append(_override(word, rest, kinds, keys))
         elif positional is None or _is_override(word, keys):

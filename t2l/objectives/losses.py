@@ -74,16 +74,6 @@ def l1_distance(predicted: LoraWeights, target: LoraWeights) -> Float[Tensor, ""
     return total
 
 
-def _inner(
-    a1: Float[Tensor, "batch layers rank d_in"],
-    b1: Float[Tensor, "batch layers d_out rank"],
-    a2: Float[Tensor, "batch layers rank d_in"],
-    b2: Float[Tensor, "batch layers d_out rank"],
-) -> Float[Tensor, " batch"]:
-    """<B1 A1, B2 A2>_F = sum((B1^T B2) * (A1 A2^T)): two rank-by-rank Gram matrices, no product BA."""
-    return ((b1.transpose(-1, -2) @ b2) * (a1 @ a2.transpose(-1, -2))).sum(dim=(1, 2, 3))
-
-
 CANCELLATION = 64.0
 """how much larger than its sum the terms of a distance may be before factors are aligned"""
 
@@ -143,10 +133,13 @@ def frobenius_distance(predicted: LoraWeights, target: LoraWeights) -> Float[Ten
 
 
 def inner_product(one: LoraWeights, other: LoraWeights) -> Float[Tensor, " batch"]:
-    """Frobenius inner products <BA, B'A'> of two batches, adapter by adapter, summed over layers and modules."""
+    """Frobenius inner products <BA, B'A'> of two batches, adapter by adapter, summed over layers and modules.
+
+    <BA, B'A'> = sum((B^T B') * (A A'^T)): two rank-by-rank Gram matrices, no product BA.
+    """
     total = torch.zeros(one.batch_size, device=one.tensors()[0].device)
     for k in one.A:
-        total = total + _inner(one.A[k], one.B[k], other.A[k], other.B[k])
+        total = total + ((one.B[k].mT @ other.B[k]) * (one.A[k] @ other.A[k].mT)).sum(dim=(1, 2, 3))
     return total
 
 

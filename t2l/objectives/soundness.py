@@ -25,7 +25,7 @@ from t2l.lora import LoraSpec, LoraWeights, inject
 from t2l.lora.weights import concatenate
 from t2l.objectives.losses import label_loss, product_norm
 from t2l.tasks import TokenizedExample
-from t2l.tasks.batches import collate
+from t2l.tasks.batches import batches_within, collate
 
 log = logging.getLogger(__name__)
 LARGEST_SIZE = 1000.0
@@ -145,14 +145,11 @@ def judge_size(size: float, base_norm: float | None) -> Judgement:
 @torch.no_grad()
 def judge_values(tensors: Iterable[Tensor]) -> Judgement:
     """Judges trained parameters of any kind by their largest absolute value."""
-    largest = max((float(t.abs().max()) for t in tensors if t.numel()), default=0.0, key=_nan_is_largest)
+    values = (float(t.abs().max()) for t in tensors if t.numel())
+    largest = max(values, default=0.0, key=lambda value: math.inf if math.isnan(value) else value)
     if not largest <= LARGEST_VALUE:
         return Judgement(Verdict.diverged, f"the largest trained value is {largest:.3g}")
     return Judgement()
-
-
-def _nan_is_largest(value: float) -> float:
-    return math.inf if math.isnan(value) else value
 
 
 def adapter_size(spec: LoraSpec, weights: LoraWeights) -> float:
@@ -208,9 +205,8 @@ def row_losses(
     if spec is not None and weights is not None:
         with inject(base.model, spec, weights.to(base.device)):
             return _pass(base, rows, autocast)
-    found, order = [0.0] * len(rows), sorted(range(len(rows)), key=lambda i: rows[i].length)
-    for begin in range(0, len(rows), at_once):
-        part = order[begin : begin + at_once]
+    found = [0.0] * len(rows)
+    for part in batches_within([r.length for r in rows], at_once, None):
         for i, loss in zip(part, _pass(base, [rows[i] for i in part], autocast), strict=True):
             found[i] = loss
     return found

@@ -42,10 +42,6 @@ class Steps:
         """Whether a step goes through the base model."""
         return self.objective.needs_base
 
-    def prepare(self, hypernetwork: nn.Module) -> None:
-        """Sets what a fresh hypernetwork needs before its first step."""
-        self.objective.prepare(unwrap(hypernetwork))
-
     def backward(self, hypernetwork: nn.Module, step: int) -> dict[str, float]:
         """Accumulates the gradients of a step. Returns its metrics, `train/NAME` for each name of its terms.
 

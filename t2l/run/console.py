@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -53,17 +54,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 def print_wrapped(line: str, indent: int = 2) -> None:
     """Prints a line in as many as it needs; those after the first are indented. Long words, such as paths, stay whole."""
-    import textwrap
-
-    found = textwrap.wrap(
-        line,
-        WIDTH,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
-    print("\n".join(found))
+    after = " " * indent
+    print(textwrap.fill(line, WIDTH, subsequent_indent=after, break_long_words=False, break_on_hyphens=False))
 
 
 def _is_number(text: str) -> bool:

@@ -7,7 +7,7 @@ them matter is said in this one place.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -87,16 +87,9 @@ def changes(
     return [Change(k, b, n) for k, b, n in pairs if b != n]
 
 
-def refused(
-    changed: Sequence[Change], may_change: Callable[[Change], str | None] = lambda _: "it changes the result"
-) -> dict[str, str]:
-    """Of changes, those that a run cannot go on with, and why.
-
-    Args:
-        may_change: the reason against a change of a setting that is not free, or None if there is none.
-    """
-    reasons = {c.key: None if is_free(c.key) else may_change(c) for c in changed}
-    return {key: reason for key, reason in reasons.items() if reason is not None}
+def changes_the_result(change: Change) -> str:
+    """The reason against any change of a setting that is not free."""
+    return "it changes the result"
 
 
 def without(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

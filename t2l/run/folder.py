@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -94,13 +95,8 @@ def default_folder(parent: Path, verb: str, overrides: Sequence[str], is_sweep: 
             return RunFolder(max(earlier), True)
         now = datetime.datetime.now().astimezone()
         folder = _free_name(parent, f"{now:%Y-%m-%d_%H%M%S}{'_sweep' if is_sweep else ''}", overrides)
-        record = {
-            "verb": verb,
-            "overrides": list(overrides),
-            "is_sweep": is_sweep,
-            "begun": now.isoformat("T", "seconds"),
-        }
-        write_json(folder / COMMAND, {**record, "identity": wanted})
+        about = {"verb": verb, "overrides": list(overrides), "is_sweep": is_sweep}
+        write_json(folder / COMMAND, {**about, "begun": now.isoformat("T", "seconds"), "identity": wanted})
     return RunFolder(folder, False)
 
 
@@ -114,10 +110,8 @@ def _identity_in(record: Path) -> str | None:
 
 def _free_name(parent: Path, start: str, overrides: Sequence[str]) -> Path:
     name = f"{start}_{words_of(overrides, LONGEST_NAME - len(start) - 1)}"
-    number = 1
-    while (parent / (name if number == 1 else f"{name}_{number}")).exists():
-        number += 1
-    return parent / (name if number == 1 else f"{name}_{number}")
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(parent / n for n in names if not (parent / n).exists())
 
 
 def overrides_of(folder: Path) -> list[str] | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -78,9 +77,7 @@ class Progress:
             self._ticker.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         if self._bar is not None:
             self._bar.stop()
@@ -116,8 +113,8 @@ class Progress:
         elapsed = time.perf_counter() - self._began
         fresh = self._done - self._before
         rate = fresh / elapsed if elapsed > 0 else 0.0
-        parts = [f"{self.label}: {self._done}" + (f" of {self.total}" if self.total is not None else "")]
-        parts[0] += f" {self.unit}s"
+        of = "" if self.total is None else f" of {self.total}"
+        parts = [f"{self.label}: {self._done}{of} {self.unit}s"]
         if self._numbers:
             parts.append(self._number_text(", "))
         if rate > 0:

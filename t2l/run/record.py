@@ -9,13 +9,14 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t2l.checks import one_of
 from t2l.files import check_own, read_json, write_json, write_text
-from t2l.run.continuation import Change, changes, refused
+from t2l.run.continuation import Change, changes, changes_the_result, is_free
 from t2l.run.folder import overrides_of
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class LoggerConfig:
 
 def code_version() -> dict[str, str]:
     """t2l's version and, in a checkout, the commit (with `+changes` where the tree differs from it)."""
-    version = {"t2l": importlib.metadata.version("t2l")} if _installed("t2l") else {}
+    version = _versions("t2l")
     root = Path(__file__).parent.parent.parent
     try:
         git = ["git", "-C", str(root)]
@@ -48,18 +49,18 @@ def code_version() -> dict[str, str]:
     return {**version, "commit": commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")}
 
 
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def _versions(*packages: str) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def environment() -> dict[str, Any]:
     """Versions of the code, Python and the packages that results depend on."""
-    packages = {p: importlib.metadata.version(p) for p in PACKAGES if _installed(p)}
-    return {"code": code_version(), "python": platform.python_version(), "packages": packages}
+    return {"code": code_version(), "python": platform.python_version(), "packages": _versions(*PACKAGES)}
 
 
 def environments(record: Path) -> list[dict[str, Any]]:
@@ -71,11 +72,8 @@ def environments(record: Path) -> list[dict[str, Any]]:
     if now in before:
         return before
     if before:
-        log.warning(
-            "%s goes on under other code or packages: %s; both are recorded",
-            record.parent,
-            _differences(before[-1], now),
-        )
+        found = _differences(before[-1], now)
+        log.warning("%s goes on under other code or packages: %s; both are recorded", record.parent, found)
     return [*before, now]
 
 
@@ -117,7 +115,7 @@ class Run:
         logger: LoggerConfig,
         writes: bool = True,
         defaults: Mapping[str, Any] | None = None,
-        may_change: Callable[[Change], str | None] | None = None,
+        may_change: Callable[[Change], str | None] = changes_the_result,
     ) -> None:
         """Opens or continues the run in `folder`; `writes` is false in processes that leave files to the main one.
 
@@ -125,7 +123,7 @@ class Run:
 
         Args:
             defaults: of settings that a run of an earlier version does not name (`continuation.defaults_of`).
-            may_change: what speaks against a change of a setting that is not free (`continuation.refused`).
+            may_change: what speaks against a change of a setting that is not free; None if nothing does.
 
         Raises ValueError if the folder holds a run of another configuration.
         """
@@ -137,8 +135,7 @@ class Run:
             return
         record = folder / "run.json"
         if record.is_file():
-            changed = check_settings(folder, config, defaults, may_change)
-            self._go_on(config, changed)
+            self._go_on(config, check_settings(folder, config, defaults, may_change))
         else:
             check_own(folder, [self._metrics.name, self._timings.name])
             folder.mkdir(parents=True, exist_ok=True)
@@ -162,10 +159,8 @@ class Run:
             return None
         import wandb
 
-        mode: Any = logger.wandb
-        return wandb.init(
-            project=logger.project, dir=str(self.folder), mode=mode, config=dict(config), reinit="create_new"
-        )
+        settings: Any = {"project": logger.project, "mode": logger.wandb, "config": dict(config)}
+        return wandb.init(dir=str(self.folder), reinit="create_new", **settings)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line of metrics for a step."""
@@ -178,9 +173,7 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Drops lines of later steps, which a resumed run is about to write again (or a half line)."""
-        for path in (self._metrics, self._timings):
-            if not path.is_file():
-                continue
+        for path in filter(Path.is_file, (self._metrics, self._timings)):
             kept = []
             for line in path.read_text().splitlines():
                 try:
@@ -205,7 +198,7 @@ def check_settings(
     folder: Path,
     config: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
-    may_change: Callable[[Change], str | None] | None = None,
+    may_change: Callable[[Change], str | None] = changes_the_result,
 ) -> list[Change]:
     """The settings in which a run that is to go on differs from how it was begun; none if there is no run yet.
 
@@ -218,10 +211,9 @@ def check_settings(
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise ValueError(f"{record} is no record of a run of t2l's: choose another run_dir")
     changed = changes(found["config"], config, defaults)
-    against = refused(changed, may_change) if may_change is not None else refused(changed)
+    against = [f"{c}: {why}" for c in changed if not is_free(c.key) and (why := may_change(c)) is not None]
     if against:
-        by_key = {c.key: c for c in changed}
-        told = "; ".join(f"{by_key[key]}: {reason}" for key, reason in list(against.items())[:3])
+        told = "; ".join(against[:3])
         more = f"; and {len(against) - 3} more" if len(against) > 3 else ""
         raise ValueError(
             f"{folder} holds a run with another configuration ({told}{more}). Choose another run_dir, or give the values "

@@ -104,12 +104,8 @@ class TrainerConfig:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        warmup = self.warmup_steps or max(1, round(self.steps * self.warmup_fraction))
-        if self.schedule == "constant":
-            return self.lr * min(1.0, (step + 1) / warmup)
-        if self.warmup_steps is None:
-            return self.lr * linear_schedule(step, self.steps, self.warmup_fraction)
-        return self.lr * min(1.0, (step + 1) / warmup, (self.steps - step) / max(1, self.steps - warmup))
+        falls = self.schedule == "linear"
+        return self.lr * linear_schedule(step, self.steps, self.warmup_fraction, self.warmup_steps, falls)
 
     def out_of_memory(self, needs_base: bool) -> str:
         """What to turn if a step does not fit into memory."""

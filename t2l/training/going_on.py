@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from t2l.files import read_json
-from t2l.hypernetwork.checkpoint import (
-    CheckpointRecord,
-)
-from t2l.run.continuation import Change, defaults_of, settings_of
+from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.run.continuation import Change, changes_the_result, defaults_of, settings_of
 from t2l.run.record import check_settings, say_finished
 from t2l.training import is_trained
 
@@ -21,7 +19,7 @@ def settings_may_change(config: Any, newest: CheckpointRecord | None) -> Callabl
 
     def why_not(change: Change) -> str | None:
         if change.key != "trainer.steps":
-            return "it changes the result"
+            return changes_the_result(change)
         if newest is None:
             return None
         if config.trainer.steps < newest.step:

@@ -6,8 +6,8 @@ pass is counted as it is kept. So the count holds for any architecture, and need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -71,16 +71,10 @@ class StepShape:
     optimizer: str = "adamw"
 
 
-@contextmanager
-def _fake() -> Iterator[None]:
+def _fake() -> AbstractContextManager[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
-
-
-def _storages(tensors: list[Tensor]) -> set[int]:
-    return {t.untyped_storage()._cdata for t in tensors}
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def bytes_kept(run: Callable[[], Tensor], leave_out: list[Tensor]) -> int:
@@ -89,7 +83,7 @@ def bytes_kept(run: Callable[[], Tensor], leave_out: list[Tensor]) -> int:
     Args:
         leave_out: tensors that are there anyway (parameters), whose storages do not count.
     """
-    ours, kept = _storages(leave_out), {}
+    ours, kept = {t.untyped_storage()._cdata for t in leave_out}, {}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -164,7 +158,7 @@ def base_bytes(meta: nn.Module, config: BaseModelConfig) -> tuple[float, float]:
     """
     size, head = getattr(torch, config.dtype).itemsize, meta.get_output_embeddings()  # type: ignore[operator]
     linears = [m for m in meta.modules() if linear_shape(m) is not None and m is not head]
-    total = size * sum(p.numel() for p in {id(p): p for p in meta.parameters()}.values())
+    total = size * sum(p.numel() for p in meta.parameters())
     if config.quantization is Quantization.none:
         return total, 0.0
     weights = [m.get_parameter("weight") for m in linears]
@@ -233,5 +227,5 @@ def adapter_file_bytes(spec: LoraSpec) -> int:
     from safetensors.torch import save
 
     return len(
-        save(adapter_tensors(spec, _zero_adapters(spec, 1, torch.float32)), {"format": "pt", CHECKSUM: 64 * "0"})
+        save(adapter_tensors(spec, _zero_adapters(spec, 1, torch.float32)), {"format": "pt", CHECKSUM: 32 * "0"})
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,15 +90,7 @@ class Origin:
                 self.folder,
             )
             return None
-        return TrainingData(_joined(before.manifest, own.manifest), own.centres)
-
-
-def _joined(one: Manifest, other: Manifest) -> Manifest:
-    parts: list[Mapping[str, torch.Tensor]] = []
-    for a, b in ((one.examples, other.examples), (one.descriptions, other.descriptions)):
-        both = {name: [part[name] for part in (a, b) if name in part] for name in (*a, *b)}
-        parts.append({name: torch.cat(found).unique() for name, found in both.items()})
-    return Manifest(*parts)
+        return TrainingData(Manifest.union([before.manifest, own.manifest]), own.centres)
 
 
 def _settings(config: Any) -> str:

@@ -26,13 +26,9 @@ def explained(advice: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemoryError(f"out of memory: {advice()} ({_first_line(error)})") from error
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in OF_THE_CPU):
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        is_plain = not isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if is_plain and not any(sign in str(error) for sign in OF_THE_CPU):
             raise
-        raise OutOfMemoryError(f"out of memory: {advice()} ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OutOfMemoryError(f"out of memory: {advice()} ({first_line})") from error

@@ -11,11 +11,11 @@ import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from t2l.checks import at_least, in_range
 from t2l.objectives.soundness import refuse_wild
@@ -23,7 +23,7 @@ from t2l.run.progress import Progress
 from t2l.tasks import Example, tokenize_examples
 from t2l.tasks.batches import collate
 from t2l.tasks.suites.word_list_tokenizer import build_tokenizer
-from t2l.tasks.suites.word_lists import WordListRule, all_rules
+from t2l.tasks.suites.word_lists import all_rules
 from t2l.training.schedule import linear_schedule
 
 log = logging.getLogger(__name__)
@@ -74,21 +74,13 @@ class PretrainBaseConfig:
             raise ValueError("pretrain_base: heads must divide hidden_size, and kv_heads must divide heads")
 
 
-def _sample_rules(config: PretrainBaseConfig, rng: random.Random) -> Iterator[WordListRule]:
-    rules = all_rules()
-    single = [r for r in rules if len(r.steps) == 1]
-    double = [r for r in rules if len(r.steps) == 2]
-    while True:
-        yield rng.choice(single if rng.random() < config.single_step_fraction else double)
-
-
 def _batches(config: PretrainBaseConfig, tokenizer: Any) -> Iterator[dict[str, Tensor]]:
     rng = random.Random(f"pretrain_base:{config.seed}")
-    rules = _sample_rules(config, rng)
+    single, double = ([r for r in all_rules() if len(r.steps) == count] for count in (1, 2))
     while True:
         coded: list[Example] = []
         for _ in range(config.batch_size):
-            rule = next(rules)
+            rule = rng.choice(single if rng.random() < config.single_step_fraction else double)
             items = rule.sample_input(rng)
             code = "" if rng.random() < config.code_dropout else f"{rule.formal_code}\n"
             coded.append(Example(code + " ".join(items), rule.answer(items)))
@@ -136,28 +128,21 @@ def pretrain(config: PretrainBaseConfig) -> tuple[Any, Any]:
     tokenizer = build_tokenizer()
     model = _new_model(config, tokenizer).train()
     optimizers = _optimizers(model, config)
-    base_lrs = [[g["lr"] for g in o.param_groups] for o in optimizers]
+    schedules = [
+        LambdaLR(o, lambda step: linear_schedule(step, config.steps, config.warmup_fraction)) for o in optimizers
+    ]
     batches = _batches(config, tokenizer)
     running = 0.0
     with Progress("pretraining the base", config.steps) as progress:
         for step in range(config.steps):
-            for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
-                for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                    group["lr"] = lr * linear_schedule(step, config.steps, config.warmup_fraction)
             loss = model(**next(batches)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                schedule.step()
             running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
             progress.advance(loss=running)
     refuse_wild(model.parameters(), "muon_lr or adamw_lr")
     return model.eval(), tokenizer
-
-
-def save_base(model: Any, tokenizer: Any, out: Path) -> None:
-    """Writes model and tokenizer in Hugging Face format."""
-    out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)

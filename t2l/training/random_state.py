@@ -60,7 +60,8 @@ def restore(states: Mapping[str, Tensor]) -> None:
 
 
 def _restore_devices(name: str, backend: Any, states: Mapping[str, Tensor]) -> None:
-    kept = [states[key] for key in sorted((k for k in states if k.startswith(f"{name}.")), key=_number)]
+    keys = sorted((k for k in states if k.startswith(f"{name}.")), key=lambda k: int(k.rpartition(".")[2]))
+    kept = [states[key] for key in keys]
     here = backend.device_count() if backend.is_available() else 0
     if len(kept) != here:
         log.warning(
@@ -70,10 +71,6 @@ def _restore_devices(name: str, backend: Any, states: Mapping[str, Tensor]) -> N
         )  # fmt: skip
     if kept and here:
         backend.set_rng_state_all(kept[:here])
-
-
-def _number(key: str) -> int:
-    return int(key.rsplit(".", 1)[1])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from t2l.tasks import suites
 from t2l.verbs import Verb
 from t2l.verbs.evaluate import evaluate, print_report
 from t2l.verbs.library import training_outcome
+from t2l.verbs.shared import folder_of, settings_from
 from t2l.verbs.train_library import TrainLibraryConfig, train_library
 
 log = logging.getLogger(__name__)
@@ -76,18 +77,8 @@ def _fits(needs: Needs) -> bool:
 
 
 def _train(config: CompareMethodsConfig, folder: Path, name: str, tasks: list[str]) -> Path:
-    return train_library(
-        TrainLibraryConfig(
-            base_model=config.base_model,
-            suite=config.suite,
-            lora=config.lora,
-            method=config.methods.get(name),
-            training=config.training,
-            tasks=tasks,
-            seed=config.seed,
-            run_dir=str(folder / name),
-        )
-    )
+    own = {"method": config.methods.get(name), "splits": None, "tasks": tasks, "run_dir": str(folder / name)}
+    return train_library(settings_from(TrainLibraryConfig, config, **own))
 
 
 def _is_whole(folder: Path) -> bool:
@@ -104,9 +95,7 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
 
     Raises ValueError for an unknown split, or a run folder of other settings.
     """
-    if not config.run_dir:
-        raise ValueError("run_dir is empty: give the folder to write")
-    folder, suite = Path(config.run_dir), suites.build(config.suite)
+    folder, suite = folder_of(config.run_dir), suites.build(config.suite)
     views = [view_split(suite, split, config.evaluation, config.seed) for split in config.splits]
     for view in views:
         for task in view.tasks:
@@ -119,22 +108,8 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
     contenders = config.contenders
     if library is not None and not _is_whole(library):
         library, contenders = None, [c for c in contenders if not chosen[c].needs.library]
-    cells = evaluate(
-        EvaluateConfig(
-            base_model=config.base_model,
-            encoder=config.encoder,
-            suite=config.suite,
-            lora=config.lora,
-            evaluation=config.evaluation,
-            library=None if library is None else str(library),
-            method_libraries=[str(path) for path in trained],
-            contenders=contenders,
-            splits=config.splits,
-            allow_code_execution=config.allow_code_execution,
-            seed=config.seed,
-            run_dir=str(folder),
-        )
-    )
+    own = {"library": None if library is None else str(library), "method_libraries": [str(path) for path in trained]}
+    cells = evaluate(settings_from(EvaluateConfig, config, contenders=contenders, run_dir=str(folder), **own))
     print_report(cells, folder)
     return cells
 

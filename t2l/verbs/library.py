@@ -192,12 +192,8 @@ def training_outcome(folder: Path) -> TrainingOutcome:
         record = library_record(folder)
         library = LibraryFolder.recorded(folder, record)
         libraries, failed = [library.adapters, library.static], failures(record)
-    marked = {}
-    for part in libraries:
-        for task in part.tasks():
-            made = part.provenance(task)
-            if made.get("verdict") == Verdict.learnt_nothing:
-                marked[task] = str(made["reason"])
+    made = {task: part.provenance(task) for part in libraries for task in part.tasks()}
+    marked = {t: str(m["reason"]) for t, m in made.items() if m.get("verdict") == Verdict.learnt_nothing}
     return TrainingOutcome(folder, len(libraries[0].tasks()), marked, failed)
 
 

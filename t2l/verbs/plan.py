@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from torch import nn
-
 from t2l.base_model import Quantization, lora_spec, meta_model
 from t2l.base_model.files import model_config
 from t2l.checks import at_least, positive
@@ -114,29 +112,6 @@ def _step(config: PlanConfig) -> StepShape:
     )  # fmt: skip
 
 
-class _Planner:
-    """The memory of a configuration's step, and of its variants."""
-
-    def __init__(self, config: PlanConfig) -> None:
-        base = config.base_model
-        self.hf_config = model_config(base.path, base.trust_remote_code, base.revision)
-        self.meta: nn.Module = meta_model(self.hf_config, base.trust_remote_code)
-        self.d_embedding = config.d_embedding or embedding_width(config.encoder, self.hf_config)
-
-    def memory(self, config: PlanConfig) -> StepMemory:
-        """Of a configuration with the same base model."""
-        return step_memory(
-            self.hf_config,
-            config.base_model,
-            lora_spec(self.meta, config.lora),
-            config.hypernetwork,
-            self.d_embedding,
-            self.meta,
-            _step(config),
-            needs_base=objective_of(config.objective).needs_base,
-        )
-
-
 def _variants(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
     """Single changes that save memory, those that change no result first."""
     trainer, base = config.trainer, config.base_model
@@ -177,20 +152,28 @@ def plan(config: PlanConfig) -> Plan:
 
     Raises ValueError if the base's config is not to be had, or it has no such targets.
     """
-    planner = _Planner(config)
-    spec = lora_spec(planner.meta, config.lora)
-    memory = planner.memory(config)
-    changes = []
+    base = config.base_model
+    hf_config = model_config(base.path, base.trust_remote_code, base.revision)
+    meta = meta_model(hf_config, base.trust_remote_code)
+    spec, d_embedding = lora_spec(meta, config.lora), config.d_embedding or embedding_width(config.encoder, hf_config)
+
+    def memory_of(variant: PlanConfig) -> StepMemory:
+        """Of a configuration with the same base model and adapters."""
+        needs_base = objective_of(variant.objective).needs_base
+        shapes = (variant.hypernetwork, d_embedding, meta, _step(variant))
+        return step_memory(hf_config, variant.base_model, spec, *shapes, needs_base=needs_base)
+
+    memory, changes = memory_of(config), []
     if config.memory_gb is not None and memory.total > config.memory_gb * GIB:
         for override, variant in _variants(config):
-            total = planner.memory(variant).total
+            total = memory_of(variant).total
             changes.append(Change(override, total / GIB, total <= config.memory_gb * GIB))
-    hypernetwork = meta_hypernetwork(config.hypernetwork, spec, planner.d_embedding)
+    hypernetwork = meta_hypernetwork(config.hypernetwork, spec, d_embedding)
     return Plan(
-        base_model=config.base_model.path,
-        base_parameters=sum(p.numel() for p in {id(p): p for p in planner.meta.parameters()}.values()),
+        base_model=base.path,
+        base_parameters=sum(p.numel() for p in meta.parameters()),
         spec=spec,
-        d_embedding=planner.d_embedding,
+        d_embedding=d_embedding,
         hypernetwork_parameters=sum(p.numel() for p in hypernetwork.parameters()),
         adapter_file_bytes=adapter_file_bytes(spec),
         step=_step(config),

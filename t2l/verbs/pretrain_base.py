@@ -15,7 +15,7 @@ from t2l.evaluation.contenders.base import Base, FormalCode
 from t2l.files import check_own, move_into
 from t2l.run.record import environment
 from t2l.tasks import suites
-from t2l.training.pretrain_base import BASE_FILES, PretrainBaseConfig, pretrain, save_base
+from t2l.training.pretrain_base import BASE_FILES, PretrainBaseConfig, pretrain
 from t2l.verbs import Verb
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ def pretrain_base(config: PretrainBaseConfig) -> dict[str, float]:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".base.", dir=out) as name:
         temporary = Path(name)
-        save_base(model, tokenizer, temporary)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
         base = load_base_model(BaseModelConfig(path=str(temporary), device="cpu"))
         scores = _skill(base)
         (temporary / "README.md").write_text(_card(config, scores, base, minutes))

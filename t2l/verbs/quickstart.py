@@ -14,6 +14,7 @@ from t2l.evaluation.board import BoardConfig, view_split
 from t2l.evaluation.conditions import conditions_for, trained_in
 from t2l.evaluation.config import EvaluateConfig
 from t2l.evaluation.contenders.few_shot import FewShotConfig
+from t2l.evaluation.contenders.interface import kinds
 from t2l.evaluation.metrics.code_runner import as_configured
 from t2l.evaluation.scoring import check_code, greedy_answers
 from t2l.library import open_library
@@ -25,6 +26,7 @@ from t2l.training.loop import TrainerConfig
 from t2l.verbs import Verb
 from t2l.verbs.evaluate import evaluate, print_report
 from t2l.verbs.generate import GenerateConfig, generate
+from t2l.verbs.shared import settings_from
 from t2l.verbs.train import TrainConfig, train
 from t2l.verbs.train_library import TrainLibraryConfig, train_library
 
@@ -78,24 +80,6 @@ class QuickstartConfig:
     """folder of everything the run makes"""
 
 
-def _train(config: QuickstartConfig, folder: Path, name: str) -> TrainConfig:
-    is_sft = name == "sft"
-    return TrainConfig(
-        base_model=config.base_model,
-        encoder=config.encoder,
-        suite=config.suite,
-        lora=config.lora,
-        hypernetwork=config.hypernetwork,
-        objective=config.sft if is_sft else config.reconstruction,
-        trainer=config.sft_trainer if is_sft else config.reconstruction_trainer,
-        prompt=config.prompt,
-        library=None if is_sft else str(folder / "library"),
-        descriptions_per_task=config.descriptions_per_task,
-        seed=config.seed,
-        run_dir=str(folder / name),
-    )
-
-
 def _unseen_split(suite: TaskSuite) -> str:
     """The first split whose tasks are not the training tasks; train if there is none."""
     trained = set(suite.split("train").tasks)
@@ -110,8 +94,7 @@ def _show_one(config: QuickstartConfig, folder: Path) -> None:
     view = view_split(suite, split, config.evaluation, config.seed, conditions.definition == "shown")
     task, description = view.tasks[0], view.descriptions[0][0]
     out = folder / "generated"
-    request = GenerateConfig(checkpoint=str(folder / "sft"), run_dir=str(out), descriptions=[description])
-    generate(request)
+    generate(GenerateConfig(checkpoint=str(folder / "sft"), run_dir=str(out), descriptions=[description]))
     base = load_base_model(conditions.base_model)
     spec = open_library(folder / "library", base).spec
     questions = [q for q in view.questions() if q.task == task.name][:4]
@@ -129,28 +112,20 @@ def _show_one(config: QuickstartConfig, folder: Path) -> None:
 def quickstart(config: QuickstartConfig) -> None:
     """Runs the whole path; what is already in the run folder is kept and not done again."""
     console, folder = Console(), Path(config.run_dir or "runs/quickstart")
+    library, reconstruction, sft = (str(folder / name) for name in ("library", "reconstruction", "sft"))
     suite = suites.build(config.suite)
     for split in (name for name, s in suite.splits.items() if s.tasks):
         for task in view_split(suite, split, config.evaluation, config.seed).tasks:
             check_code(task)
     console.rule("1/5 library: one LoRA per task, and the multi-task LoRA")
-    train_library(
-        TrainLibraryConfig(
-            base_model=config.base_model,
-            suite=config.suite,
-            lora=config.lora,
-            training=config.library_training,
-            multi_task=config.multi_task,
-            prompt=config.prompt,
-            seed=config.seed,
-            run_dir=str(folder / "library"),
-        )
-    )
+    train_library(settings_from(TrainLibraryConfig, config, training=config.library_training, run_dir=library))
     console.rule("2/5 hypernetwork trained by reconstruction of the library")
-    train(_train(config, folder, "reconstruction"))
+    own = {"objective": config.reconstruction, "trainer": config.reconstruction_trainer, "library": library}
+    train(settings_from(TrainConfig, config, **own, run_dir=reconstruction))
     console.rule("3/5 hypernetwork trained by SFT through the frozen base")
-    train(_train(config, folder, "sft"))
+    train(settings_from(TrainConfig, config, objective=config.sft, trainer=config.sft_trainer, run_dir=sft))
     console.rule("4/5 every contender on every split")
+    # Spelled out: `prompt` and `descriptions_per_task` say something else of an evaluation than of training.
     cells = evaluate(
         EvaluateConfig(
             base_model=config.base_model,
@@ -158,13 +133,13 @@ def quickstart(config: QuickstartConfig) -> None:
             suite=config.suite,
             lora=config.lora,
             evaluation=config.evaluation,
-            library=str(folder / "library"),
+            library=library,
             contenders=config.contenders,
             few_shot=config.few_shot,
             allow_code_execution=config.allow_code_execution,
             robustness_split=None,
-            keep_calibration="generated" in config.contenders,
-            checkpoints=[str(folder / "sft"), str(folder / "reconstruction")],
+            keep_calibration=any(kind.is_generated for kind in kinds(config.contenders).values()),
+            checkpoints=[sft, reconstruction],
             seed=config.seed,
             run_dir=str(folder),
         )

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from t2l.files import check_own
 from t2l.library import LIBRARY_RECORD
 from t2l.methods.folder import RECORD_FILE as METHOD_RECORD
 from t2l.tasks import Task, TaskSuite
+
+
+def settings_from(kind: Any, config: Any, **others: Any) -> Any:
+    """A verb's settings: those that another verb's settings have by the same name, and `others` in place of them.
+
+    Args:
+        kind: dataclass of the settings to make.
+        config: settings of the other verb.
+    """
+    shared = {f.name: getattr(config, f.name) for f in fields(kind) if hasattr(config, f.name)}
+    return kind(**{**shared, **others})
 
 
 def folder_of(run_dir: str | None) -> Path:

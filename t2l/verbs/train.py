@@ -14,14 +14,7 @@ from torch import Tensor
 
 from t2l import encoder as encoders
 from t2l import hypernetwork as hypernetworks
-from t2l.base_model import (
-    BaseModel,
-    BaseModelConfig,
-    LoraConfig,
-    load_base_model,
-    lora_spec,
-    verify_frozen,
-)
+from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec, verify_frozen
 from t2l.checks import at_least
 from t2l.distributed import World
 from t2l.encoder import TaskEncoder

@@ -1,3 +1,0 @@
-from t2l.cli.main import main
-
-main()
