@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
     path = tmp_path / "models" / "tiny.Q4_1.gguf"
     path.parent.mkdir()
-    tokens = ["<s>", "</s>", *bytes_to_unicode().values()]
+    tokens = ["<s>", "</s>", *bytes_to_unicode().values(), "ab"]
     writer, rng = GGUFWriter(path, "llama"), np.random.default_rng(0)
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
@@ -120,7 +120,6 @@ def test_bad_names_are_refused_in_one_line(
 ) -> None:
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     assert message in refused(capsys, "train", *words, f"run_dir={tmp_path}/run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path, cache: Path) -> None:
