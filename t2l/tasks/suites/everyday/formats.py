@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from t2l.tasks.suites.everyday.tables import PHRASINGS, Function, Item, table
@@ -40,7 +40,7 @@ class Format:
         return self.pattern.format(x=text, y=answer)
 
 
-@lru_cache(maxsize=None)
+@cache
 def formats() -> dict[str, Format]:
     """Every format by its name; the first is plain."""
     found = {}

@@ -1,8 +1,8 @@
 """Descriptions of tasks in English: a core phrase of the function in a frame, with a word on the format.
 
-There are two phrasing sets. Core phrases, frames, introductions and the ways to name a format are written by hand for each
-and none is in both, so a test description says nothing in the words of a training description. Core phrases have four
-shapes (see `SHAPES`), and one description in seven is misspelt.
+There are two phrasing sets. Core phrases, frames, introductions and the ways to name a format are written by hand for
+each and none is in both, so a test description uses no phrase of a training description. Core phrases have four shapes
+(see `SHAPES`), and one description in seven is misspelt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,25 @@ from dataclasses import dataclass
 from t2l.tasks.suites.everyday.formats import PLAIN, Format
 from t2l.tasks.suites.everyday.tables import Function, both, table
 
-SCHEDULE = ("do", "what", "ask", "do", "terse", "do", "what", "ask", "do", "what", "do", "ask", "terse", "do", "what", "ask", "do")
+SCHEDULE = (
+    "do",
+    "what",
+    "ask",
+    "do",
+    "terse",
+    "do",
+    "what",
+    "ask",
+    "do",
+    "what",
+    "do",
+    "ask",
+    "terse",
+    "do",
+    "what",
+    "ask",
+    "do",
+)
 """shapes of successive descriptions"""
 MISSPELT_EVERY = 7
 """one description in so many is misspelt"""
@@ -88,7 +106,9 @@ class Phraser:
                 break
             misspelt = index % MISSPELT_EVERY == MISSPELT_EVERY // 2
             for attempt in range(TRIES):
-                shape = SCHEDULE[index % len(SCHEDULE)] if attempt < TRIES // 3 else self.rng.choice(("do", "what", "ask"))
+                shape = (
+                    SCHEDULE[index % len(SCHEDULE)] if attempt < TRIES // 3 else self.rng.choice(("do", "what", "ask"))
+                )
                 clean = self._draw(shape)
                 text = misspell(clean, self.rng) if misspelt else clean
                 if text not in found:

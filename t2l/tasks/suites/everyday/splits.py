@@ -84,9 +84,9 @@ class _Dealer:
             ):
                 return held
         raise ValueError(
-            f"suite.held_families={self.config.held_families} does not go with suite.unseen_family_tasks={most}: the "
-            f"{len(sizes)} families have {min(sizes.values())} to {max(sizes.values())} functions each, and together the "
-            f"held ones need {FEWEST_OF_HELD:.0%} to 100% as many functions as tasks"
+            f"suite.held_families={self.config.held_families} does not go with suite.unseen_family_tasks={most}: "
+            f"the {len(sizes)} families have {min(sizes.values())} to {max(sizes.values())} functions each, and "
+            f"together the held ones need {FEWEST_OF_HELD:.0%} to 100% as many functions as tasks"
         )
 
     def hold_functions(self, names: Sequence[str], count: int) -> list[str]:
@@ -116,7 +116,7 @@ class _Dealer:
         return held
 
     def _sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Training tasks of each function: as many as asked for, less one for some if that is more than `train_tasks`."""
+        """Training tasks of each function: as many as asked for, less one for some if that is more than allowed."""
         config, sizes = self.config, {}
         for name in names:
             kinds = len(self.functions[name].kinds)
@@ -129,14 +129,17 @@ class _Dealer:
     def train(self, names: Sequence[str]) -> list[Rule]:
         """Tasks of each function: half of the functions plainly, and every format about equally often."""
         used: Counter[str] = Counter()
-        kinds: Counter[str] = Counter()
         sizes, rules = self._sizes(names), []
+        kinds = Counter(self.functions[n].kinds[0] for n in names if len(self.functions[n].kinds) == 1)
         for index, name in enumerate(self.rng.sample(list(names), len(names))):
-            function, on = self.functions[name], []
+            function = self.functions[name]
+            on: list[str] = []
             while len(on) < (1 if len(function.kinds) == 1 else sizes[name]):
                 on.append(_least([k for k in function.kinds if k not in on], kinds, self.rng))
             fitting = [f for f in self.usable[on[0], name] if all(f in self.usable[k, name] for k in on)]
-            chosen = self._formats(fitting, min(FORMATS_PER_SHARED, sizes[name]) if len(on) > 1 else sizes[name], index, used)
+            chosen = self._formats(
+                fitting, min(FORMATS_PER_SHARED, sizes[name]) if len(on) > 1 else sizes[name], index, used
+            )
             rules += [Rule(on[i % len(on)], name, chosen[i % len(chosen)]) for i in range(max(len(on), len(chosen)))]
         return rules
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from t2l.checks import at_least, one_of
@@ -33,6 +33,8 @@ GENERATED: dict[str, Callable[[random.Random, int], list[Item]]] = {
 """what draws inputs of the kinds that are not single words"""
 TEST_SHARE, VALIDATION_SHARE = 0.35, 0.1
 """most of a small pool that goes to test and to validation examples"""
+DRAWN = 400
+"""inputs drawn of a kind, so that what is in a split does not depend on how many of them are used"""
 Deal = Mapping[str, tuple[Item, ...]]
 """inputs by example split"""
 
@@ -79,12 +81,17 @@ class EverydayConfig:
         at_least(self, 1, *counts, under="suite")
 
 
-def deal(kind: str, config: EverydayConfig) -> Deal:
-    """The inputs of a kind by example split, the same for all tasks of the kind; no input is in two."""
+def pool(kind: str, config: EverydayConfig) -> list[Item]:
+    """The inputs of a kind in the order they are dealt: every word, or `DRAWN` inputs (or as many as are wanted)."""
     rng = random.Random(f"everyday:inputs:{config.seed}:{kind}")
     wanted = config.train_examples + config.validation_examples + config.test_examples
-    items = WORDS[kind]() if kind in WORDS else GENERATED[kind](rng, wanted)
+    items = WORDS[kind]() if kind in WORDS else GENERATED[kind](rng, max(wanted, DRAWN))
     rng.shuffle(items)
+    return items
+
+
+def deal(items: Sequence[Item], config: EverydayConfig) -> Deal:
+    """The inputs of a kind by example split, the same for all tasks of the kind; no input is in two."""
     test = min(config.test_examples, round(TEST_SHARE * len(items)))
     validation = min(config.validation_examples, round(VALIDATION_SHARE * len(items)))
     cut = test + validation
@@ -140,9 +147,10 @@ def build(config: EverydayConfig) -> TaskSuite:
     Raises:
         ValueError: if a size asked for is more than the functions, formats or phrases give.
     """
-    dealt = {kind: deal(kind, config) for kind in KINDS}
+    pools = {kind: pool(kind, config) for kind in KINDS}
+    dealt = {kind: deal(items, config) for kind, items in pools.items()}
     usable = {
-        (kind, name): usable_formats(function, [i for items in dealt[kind].values() for i in items])
+        (kind, name): usable_formats(function, pools[kind])
         for name, function in functions().items()
         for kind in function.kinds
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Function:
         return tuple(self.phrases)
 
 
-@lru_cache(maxsize=None)
+@cache
 def table(name: str) -> dict[str, Any]:
     """A YAML file of the package, like `kinds/country` or `formats`."""
     import yaml
@@ -70,7 +70,7 @@ def _phrases(entry: Mapping[str, Any], noun: str) -> Phrases:
     return {shape: both(entry[shape].replace("{x}", noun)) for shape in SHAPES}
 
 
-@lru_cache(maxsize=None)
+@cache
 def functions() -> dict[str, Function]:
     """Every function by its name. Kinds come in the order of KINDS, functions that several share last."""
     found: dict[str, Function] = {}

@@ -61,7 +61,11 @@ def sentences(rng: random.Random, count: int) -> list[Item]:
 
 def _sentence(rng: random.Random, words: dict[str, Any]) -> Item:
     manners, feeling = rng.choice(list(words["openers"])), rng.choice(list(words["feelings"]))
-    topic, tense, mood = rng.choice(list(words["topics"])), rng.choice(["past", "future"]), rng.choice(["statement", "question"])
+    topic, tense, mood = (
+        rng.choice(list(words["topics"])),
+        rng.choice(["past", "future"]),
+        rng.choice(["statement", "question"]),
+    )
     opener, how = rng.choice(words["openers"][manners]), rng.choice(words["feelings"][feeling].split())
     person, place, day, amount = (rng.choice(words[k].split()) for k in ("people", "places", "days", "counts"))
     now, past, things = rng.choice(words["topics"][topic].split()).split("/")
@@ -157,7 +161,11 @@ def _message(rng: random.Random, words: dict[str, Any]) -> Item:
     phone = f"555-{rng.randint(1000, 9999)}"
     thing = f"{color} {product}"
     wish = rng.choice(words["requests"][request]).format(thing=product)
-    bought = f"I paid {price} for a {thing} (order {order})." if color != "orange" else f"I paid {price} for an {thing} (order {order})."
+    bought = (
+        f"I paid {price} for a {thing} (order {order})."
+        if color != "orange"
+        else f"I paid {price} for an {thing} (order {order})."
+    )
     middle = [bought, wish, rng.choice(words[urgency])]
     contact = f"{email} or {phone}" if rng.random() < 0.5 else f"{phone} or {email}"
     text = " ".join([f"Hello, I am {person}.", *rng.sample(middle[:2], 2), middle[2], f"Reach me at {contact}"])

@@ -15,7 +15,7 @@ MINUTES_PER_DAY = 24 * 60
 
 
 def _has_one_season(day: date) -> bool:
-    """Whether the season of a day is the same by months and by the sun: the days in which the two differ are left out."""
+    """Whether the season of a day is the same by months and by the sun."""
     return day.month % 3 != 0 or day.day >= 25
 
 

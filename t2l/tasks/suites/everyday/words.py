@@ -162,7 +162,9 @@ def degree(adjective: str, ending: str, is_short: bool) -> str:
         return adjective[:-1] + "i" + ending
     if adjective.endswith("e"):
         return adjective + ending[1:]
-    has_short_vowel = len(adjective) < 5 and adjective[-1] in "dn" and adjective[-2] in "ai" and adjective[-3] not in VOWELS
+    has_short_vowel = (
+        len(adjective) < 5 and adjective[-1] in "dn" and adjective[-2] in "ai" and adjective[-3] not in VOWELS
+    )
     return adjective + (adjective[-1] if has_short_vowel else "") + ending
 
 
