@@ -1,0 +1,83 @@
+"""The YAML files of the suite: facts, functions and their phrases of each kind of input, formats, and frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+SHARED = "shared"
+"""name of the file with functions that several kinds of single words have"""
+KINDS = (
+    "country", "animal", "element", "noun", "verb", "adjective", "compound", "number", "number_word", "pair", "date",
+    "time", "quantity", "name", "sentence", "saying", "phrase", "message", "list",
+)  # fmt: skip
+SHAPES = ("do", "what", "ask", "terse")
+"""imperative verb phrase, noun phrase, question, and a few words that stand alone"""
+PHRASINGS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input, and the right answer to it under each function of its kind."""
+
+    text: str
+    answers: Mapping[str, str]
+
+
+Phrases = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""by shape and phrasing set, ways to say something"""
+
+
+@dataclass(frozen=True)
+class Function:
+    """What a task computes, before any format.
+
+    `phrases` holds by kind of input the ways to ask for it; its keys are the kinds that have the function. `not_with`
+    names formats whose wording would contradict that of the function.
+    """
+
+    name: str
+    family: str
+    phrases: Mapping[str, Phrases]
+    not_with: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of input that have this function."""
+        return tuple(self.phrases)
+
+
+@cache
+def table(name: str) -> dict[str, Any]:
+    """A YAML file of the package, like `kinds/country` or `formats`."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found: dict[str, Any] = yaml.load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
+    return found
+
+
+def both(text: str) -> dict[str, tuple[str, ...]]:
+    """Alternatives by phrasing set, from "for training | for training // for testing"."""
+    return {p: tuple(part.split(" | ")) for p, part in zip(PHRASINGS, text.split(" // "), strict=True)}
+
+
+def _phrases(entry: Mapping[str, Any], noun: str) -> Phrases:
+    return {shape: both(entry[shape].replace("{x}", noun)) for shape in SHAPES}
+
+
+@cache
+def functions() -> dict[str, Function]:
+    """Every function by its name. Kinds come in the order of KINDS, functions that several share last."""
+    found: dict[str, Function] = {}
+    for kind in (*KINDS, SHARED):
+        for name, entry in table(f"kinds/{kind}")["functions"].items():
+            assert name not in found, name
+            nouns = {k: str(table(f"kinds/{k}")["noun"]) for k in entry.get("kinds", [kind])}
+            phrases = {k: _phrases(entry, noun) for k, noun in nouns.items()}
+            found[name] = Function(name, entry["family"], phrases, tuple(entry.get("not_with", ())))
+    return found
