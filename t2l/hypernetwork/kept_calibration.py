@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2l.base_model.files import file_sha256
-from t2l.files import check_own, read_json, write_own
+from t2l.files import check_own, file_sha256, read_json, write_own
 from t2l.hypernetwork.checkpoint import OWN_FILES, WEIGHTS
 from t2l.hypernetwork.confidence import Calibration
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel
-from t2l.base_model.files import check_fingerprint, earlier_fingerprint_hint, file_sha256
-from t2l.files import FileProblemError, read_json
+from t2l.base_model.files import check_fingerprint, earlier_fingerprint_hint
+from t2l.files import FileProblemError, file_sha256, read_json
 from t2l.lora import AdapterBatch, LoraSpec, LoraWeights
 from t2l.lora.peft_folder import PROVENANCE_FILE, WEIGHTS_FILE, load_adapter, load_provenance, made_by, save_adapter
 from t2l.lora.source import AdapterSource, bytes_per_adapter, stack

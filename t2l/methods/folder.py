@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel
-from t2l.base_model.files import check_fingerprint, file_sha256
-from t2l.files import FileProblemError, atomic_folder, read_json, write_json, write_tensors
+from t2l.base_model.files import check_fingerprint
+from t2l.files import FileProblemError, atomic_folder, file_sha256, read_json, write_json, write_tensors
 from t2l.lora.peft_folder import PROVENANCE_FILE, TRAINING_DATA_FILE, load_provenance, made_by
 from t2l.methods import Attached, Method, from_settings
 from t2l.tasks.manifest import Manifest
