@@ -88,12 +88,7 @@ def merge(
     base, was_quantised, stored = _load_base(adapter, source, provenance.get("base_fingerprint"))
     dtype = dtype or stored
     record = {
-        "merged_by": "t2l merge",
-        "adapter_folder": str(adapter),
-        "rank": config["r"],
-        "alpha": config["lora_alpha"],
-        "use_rslora": bool(config.get("use_rslora")),
-        "adapter": provenance,
+        **_about(adapter, config, provenance),
         "base_model": name,
         "base_fingerprint": base.fingerprint,
         "was_quantised": was_quantised,
@@ -114,6 +109,18 @@ def merge(
         write_text(temporary / CARD_FILE, merged_card(record, out))
         _check_saved(temporary, expected, device, adapter, trust_remote_code)
     return Merged(out, was_quantised)
+
+
+def _about(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a merged model's record says of the adapter."""
+    return {
+        "merged_by": "t2l merge",
+        "adapter_folder": str(adapter),
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "use_rslora": bool(config.get("use_rslora")),
+        "adapter": provenance,
+    }
 
 
 def _named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
