@@ -148,7 +148,8 @@ def conditions_for(
             "prompt.definition out, or pass conditions=given to score it otherwise than it was trained"
         )
     taken = [key for key in OF_BASE if key in own and own[key] != asked[key]]
-    restored = replace(base_model, **{key: _typed(key, own[key]) for key in taken})
+    changes = {key: Quantization(own[key]) if key == "quantization" else own[key] for key in taken}
+    restored = replace(base_model, **changes)
     scored = conditions_of(restored, asked["definition"])
     made = Conditions(
         rule,
@@ -176,10 +177,6 @@ def _agreed(trained: Sequence[Trained], keys: Sequence[str]) -> dict[str, Any]:
                     f"them in two runs, or pass conditions=given and {_name(key)}=... to score both alike"
                 )
     return {key: value for key, (_, value) in found.items()}
-
-
-def _typed(key: str, value: Any) -> Any:
-    return Quantization(value) if key == "quantization" else value
 
 
 def _deviations(trained: Sequence[Trained], scored: Mapping[str, Any]) -> list[str]:

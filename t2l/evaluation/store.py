@@ -139,7 +139,7 @@ class Ledger:
         self._before = read_json(self._path) if self._path.is_file() else {}
         self._refuse("configuration", self._before.get("settings", self._settings), self._settings)
 
-    def start(self, contents: Mapping[str, Any]) -> None:
+    def start(self, contents: Mapping[str, str]) -> None:
         """Records that the evaluation begins or goes on.
 
         Args:
@@ -147,7 +147,6 @@ class Ledger:
 
         Raises ValueError if they are not what the folder's cells were answered with.
         """
-        contents = json.loads(json.dumps(contents))
         self._refuse("data", self._before.get("contents", contents), contents)
         known = environments(self._path)
         now = environment().get("code")
