@@ -69,14 +69,12 @@ def norms_by_layer(
     source = as_source(adapters)
     sums: dict[str, Tensor] = {}
     for group in source.groups(memory):
-        for name, norms in _norms(source.take(group)).items():
+        weights = source.take(group)
+        for name, a in weights.A.items():
+            b = weights.B[name]
+            norms = ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp_min(0).sqrt()  # [adapters, layers]
             sums[name] = sums.get(name, 0) + norms.double().sum(dim=0)
     return {name: (scaling * total / source.count).tolist() for name, total in sums.items()}
-
-
-def _norms(weights: LoraWeights) -> dict[str, Float[Tensor, "adapters layers"]]:
-    pairs = ((name, a, weights.B[name]) for name, a in weights.A.items())
-    return {name: ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp_min(0).sqrt() for name, a, b in pairs}
 
 
 def adapter_map(

@@ -21,6 +21,9 @@ from t2l.run.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import TaskSuite, render_prompts
 
+KEPT = ("answer", "score", "prompt_tokens", "answer_tokens")
+"""of an answer, what is kept beside its question"""
+
 
 @dataclass
 class BoardConfig:
@@ -77,23 +80,15 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` needs beside the entry that was answered."""
-        answers = [
-            {
-                "task": a.question.task, "answer": a.answer, "score": a.score, "prompt_tokens": a.prompt_tokens,
-                "answer_tokens": a.answer_tokens,
-            }
-            for a in self.answers
-        ]  # fmt: skip
+        answers = [{"task": a.question.task, **{key: getattr(a, key) for key in KEPT}} for a in self.answers]
         made = {"usage": asdict(self.usage), "making": asdict(self.making)}
         return {"fingerprint": self.fingerprint, **made, "answers": answers}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], entry: Entry, recipe: Mapping[str, Any]) -> Run:
         """The run that `to_json` described, of the same entry."""
-        answers = [
-            Answer(q, a["answer"], a["score"], a["prompt_tokens"], a["answer_tokens"])
-            for q, a in zip(entry.questions, data["answers"], strict=True)
-        ]
+        pairs = zip(entry.questions, data["answers"], strict=True)
+        answers = [Answer(question, **{key: kept[key] for key in KEPT}) for question, kept in pairs]
         usage, making = Usage(**data["usage"]), Making(**data["making"])
         return cls(answers, entry.conditions, usage, data["fingerprint"], making, recipe)
 

@@ -48,7 +48,7 @@ class Context:
         library = open_library(Path(config.library), base) if config.library else None
         spec = library.spec if library is not None else lora_spec(base.model, config.lora)
         tasks = scope.trained.select(scope.training_tasks)
-        encoders = Encoders(config.encoder, base, config.base_model, tasks, config.descriptions_per_task)
+        encoders = Encoders(config, base, tasks)
         return cls(scope, base, spec, library, encoders, load_checkpoints(config, encoders))
 
     @property

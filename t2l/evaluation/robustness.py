@@ -81,11 +81,7 @@ def vague(text: str, rng: random.Random) -> str:
 
 
 STYLES: dict[str, Callable[[str, random.Random], str]] = {
-    "terse": terse,
-    "verbose": verbose,
-    "misspelt": misspelt,
-    "formal": formal,
-    "vague": vague,
+    style.__name__: style for style in (terse, verbose, misspelt, formal, vague)
 }
 
 
