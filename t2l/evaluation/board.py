@@ -174,11 +174,6 @@ class Board:
         self._fed: dict[tuple[str, str], Contender] = {}
         self.conditions = decoding_conditions(base, config.max_new_tokens)
 
-    def _recipe(self, entry: Entry, spec: LoraSpec) -> dict[str, Any]:
-        """Everything that decides the answers to an entry, as hashes."""
-        under = digest_of(spec.to_json()) if entry.adapters is not None else None
-        return {**self.conditions, "spec": under, **entry.recipe()}
-
     def run(
         self,
         contender: Contender,
@@ -199,7 +194,8 @@ class Board:
         if self.store is not None:
             contender.keep_in(self.store, self.conditions)
         entry, spec = contender.enter(view), contender.spec or self.spec
-        recipe = self._recipe(entry, spec)
+        under = digest_of(spec.to_json()) if entry.adapters is not None else None
+        recipe = {**self.conditions, "spec": under, **entry.recipe()}
         cell = (contender.name, view.name, recipe)
         stored = self.store.read(*cell) if self.store is not None else None
         run = next((r for r in earlier if r.recipe == recipe), None)

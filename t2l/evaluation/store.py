@@ -52,16 +52,13 @@ class Batches:
         began = time.perf_counter()
         found = results()
         if self._path is not None:
-            self._append({"batch": batch, "results": found, "time_s": time.perf_counter() - began})
+            record = {"batch": batch, "results": found, "time_s": time.perf_counter() - began}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as stream:
+                stream.write(json.dumps(record) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
         return found
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        assert self._path is not None
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
 
     def within(self, part: str) -> Callable[[str, Callable[[], list[Any]]], list[Any]]:
         """The batches of a part of the cell (its questions under one group of adapters)."""

@@ -98,9 +98,9 @@ class _Pair:
 
     contender: str
     other: str
-    runs: list[tuple[int, int]] | None
-    """places of paired runs; None if runs are paired in order, or averaged where their numbers differ"""
-    is_checked: bool
+    runs: list[tuple[int, int]] | None = None
+    """places of runs that were trained alike; None if that is not checked: runs are paired in order, or averaged if their
+    numbers differ"""
     has_same_weights: bool = True
 
 
@@ -124,7 +124,7 @@ def compare_reports(runs: Sequence[Path], seed: int = 0, by_name: bool = False) 
         notes += _check_conditions(first, other, by_name)
         possible = (_pair(first, other, name, by_name) for name in first.contenders)
         pairs = {pair.contender: pair for pair in possible if pair is not None}
-        unchecked = [p.contender for p in pairs.values() if not p.is_checked]
+        unchecked = [p.contender for p in pairs.values() if p.runs is None]
         if unchecked:
             notes.append(
                 f"{other.folder}: paired by name and order, unchecked, since "
@@ -169,7 +169,7 @@ def _pair(first: Report, other: Report, contender: str, by_name: bool) -> _Pair 
     names = other.contenders
     ours = first.identities(contender)
     if by_name or not ours or not any(other.identities(name) for name in names):
-        return _Pair(contender, contender, None, False) if contender in names else None
+        return _Pair(contender, contender) if contender in names else None
     alike = [name for name in names if _each("what", other.identities(name)) == _each("what", ours)]
     if not alike:
         if contender not in names:
@@ -182,7 +182,7 @@ def _pair(first: Report, other: Report, contender: str, by_name: bool) -> _Pair 
     # Of several trained alike (the same seed again), the one with the same weights, then of the same name.
     same = {name: _each("weights", other.identities(name)) == _each("weights", ours) for name in alike}
     name = max(alike, key=lambda n: (same[n], n == contender))
-    return _Pair(contender, name, _paired_runs(first, other, contender, name), True, same[name])
+    return _Pair(contender, name, _paired_runs(first, other, contender, name), same[name])
 
 
 def _each(key: str, identities: Sequence[Mapping[str, Any]]) -> set[str | None]:
@@ -231,7 +231,7 @@ def _row(
         "first": str(first.folder),
         "other": str(other.folder),
         "other_contender": pair.other,
-        "paired_by": "identity" if pair.is_checked else "name",
+        "paired_by": "name" if pair.runs is None else "identity",
         "first_mean": round(float(ours.task_means().mean()), 6),
         "other_mean": round(float(theirs.task_means().mean()), 6),
         **e.row("difference"),
