@@ -6,7 +6,7 @@ None of them uses an oracle of a held-out task. LoraHub has a file of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -209,11 +209,9 @@ class ArrowRouting(Contender):
     @contextmanager
     def _attached(self) -> Iterator[BaseModel]:
         if self._model is None:
-            self._model = self._stack.enter_context(self._routed())
+            from peft import ArrowConfig, create_arrow_model
+
+            config = ArrowConfig(top_k=self._top_k)
+            routed = wrapped_by(lambda model: create_arrow_model(model, self._paths, config), self._base.model)
+            self._model = self._stack.enter_context(routed)
         yield replace(self._base, model=self._model)
-
-    def _routed(self) -> AbstractContextManager[Any]:
-        from peft import ArrowConfig, create_arrow_model
-
-        config = ArrowConfig(top_k=self._top_k)
-        return wrapped_by(lambda model: create_arrow_model(model, self._paths, config), self._base.model)
