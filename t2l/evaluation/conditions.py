@@ -148,7 +148,7 @@ def conditions_for(
             "prompt.definition out, or pass conditions=given to score it otherwise than it was trained"
         )
     taken = [key for key in OF_BASE if key in own and own[key] != asked[key]]
-    changes = {key: Quantization(own[key]) if key == "quantization" else own[key] for key in taken}
+    changes: dict[str, Any] = {key: Quantization(own[key]) if key == "quantization" else own[key] for key in taken}
     restored = replace(base_model, **changes)
     scored = conditions_of(restored, asked["definition"])
     made = Conditions(

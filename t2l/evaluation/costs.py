@@ -74,8 +74,11 @@ def mean_usage(usages: Sequence[Usage]) -> Usage | None:
     total = sum(u.n_questions for u in usages)
     if not total:
         return None
-    keys = ("prompt_tokens", "answer_tokens", "flops", "time_s")
-    return Usage(*(sum(getattr(u, key) * u.n_questions for u in usages) / total for key in keys), n_questions=total)
+
+    def mean(key: str) -> float:
+        return sum(getattr(u, key) * u.n_questions for u in usages) / total
+
+    return Usage(mean("prompt_tokens"), mean("answer_tokens"), mean("flops"), mean("time_s"), total)
 
 
 def mean_costs(records: Sequence[Mapping[str, Any]]) -> Costs:

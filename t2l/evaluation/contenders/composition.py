@@ -111,7 +111,6 @@ class LibraryMean(Contender):
     needs = Needs(library="training_tasks", training_tasks=True)
 
     def __init__(self, library: AdapterLibrary, training_tasks: Sequence[str], memory: int = ADAPTER_MEMORY) -> None:
-        self._size = bytes_per_adapter(library.spec)
         self._mean = _MeanAdapter(library.source(training_tasks), library.spec.rank, memory)
 
     @classmethod
@@ -125,7 +124,7 @@ class LibraryMean(Contender):
 
     def costs(self, making: Making) -> Costs:
         """One adapter."""
-        return Costs(0, None, self._size, 0)
+        return Costs(0, None, self._mean.adapter_bytes, 0)
 
 
 @register("contender", "nearest")
@@ -140,7 +139,6 @@ class NearestAdapter(Contender):
 
     def __init__(self, library: AdapterLibrary, bank: DescriptionBank, encoder: TaskEncoder) -> None:
         self._adapters = library.source(bank.tasks)
-        self._size = bytes_per_adapter(library.spec) * len(bank.tasks)
         self._bank, self._encoder = bank, encoder
 
     @classmethod
@@ -160,7 +158,7 @@ class NearestAdapter(Contender):
 
     def costs(self, making: Making) -> Costs:
         """The whole library has to be there; nothing is trained for a task."""
-        return Costs(0, None, self._size, 0)
+        return Costs(0, None, self._adapters.adapter_bytes * self._adapters.count, 0)
 
 
 @register("contender", "arrow")

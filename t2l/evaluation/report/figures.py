@@ -37,9 +37,9 @@ def _png(figure: Any) -> bytes:
 
 
 def _colours(names: Sequence[str]) -> dict[str, Any]:
-    from matplotlib import colormaps
+    from matplotlib import color_sequences
 
-    return dict(zip(names, cycle([*colormaps["tab20"].colors, *colormaps["tab20b"].colors]), strict=False))
+    return dict(zip(names, cycle([*color_sequences["tab20"], *color_sequences["tab20b"]]), strict=False))
 
 
 def _bars(means: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
