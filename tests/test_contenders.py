@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_every_contender_feeds_the_base_something_else(
     contenders = [
         Base(), Prompted(), in_context(tiny_base, False), in_context(tiny_base, True), LibraryMean(library, training_tasks),
         NearestAdapter(library, bank, encoder), ArrowRouting(library, training_tasks, tiny_base, 2),
-        LoraHub(library, training_tasks, tiny_base, 3, 2, 2, 0), FewShot(tiny_base, spec, few, 0), *text,
+        LoraHub(library, training_tasks, tiny_base, 3, replace(few, tasks_at_once=2), 0), FewShot(tiny_base, spec, few, 0), *text,
         Refined(text[0], tiny_base, few, 0),
     ]  # fmt: skip
     cells = Board(tiny_base, spec, CONFIG, 0).score(contenders, [view])
@@ -246,7 +247,8 @@ def test_tasks_searched_together_do_not_matter_to_each_other(
     load = library.load
     monkeypatch.setattr(LoraHub, "budget", 15)
     monkeypatch.setattr(library, "load", lambda names: load(names).map(torch.Tensor.double))
-    found = [LoraHub(library, training_tasks, tiny_base, 3, 2, n, 0).enter(view).adapters for n in (1, 2, 50)]
+    configs = [FewShotConfig(examples=2, tasks_at_once=n) for n in (1, 2, 50)]
+    found = [LoraHub(library, training_tasks, tiny_base, 3, few, 0).enter(view).adapters for few in configs]
     (first, *others) = [source.all().tensors() for source in found if source is not None]
     for other in others:
         for one, same in zip(first, other, strict=True):
@@ -266,15 +268,15 @@ def test_library_mean_and_lorahub_leave_held_out_oracles_alone(
     library: AdapterLibrary, training_tasks: list[str], tiny_base: BaseModel, view: SplitView
 ) -> None:
     """Another adapter in the folder, of a held-out task, changes nothing."""
-    few = training_tasks[:4]
+    few, how = training_tasks[:4], FewShotConfig(examples=2, tasks_at_once=2)
     before = [
         LibraryMean(library, few).enter(view).fingerprint(),
-        LoraHub(library, few, tiny_base, 3, 2, 2, 0).enter(view).fingerprint(),
+        LoraHub(library, few, tiny_base, 3, how, 0).enter(view).fingerprint(),
     ]
     held = view.tasks[0].name
     library.save(held, random_adapters(library.spec, 1, size=3.0), {"training_time_s": 1.0})
     after = [
         LibraryMean(library, few).enter(view).fingerprint(),
-        LoraHub(library, few, tiny_base, 3, 2, 2, 0).enter(view).fingerprint(),
+        LoraHub(library, few, tiny_base, 3, how, 0).enter(view).fingerprint(),
     ]
     assert before == after

@@ -110,7 +110,7 @@ def test_every_kind_of_training_says_it_once_for_all_tasks(
         train_library(library, tiny_base, tasks(3), how, 0)
         train_few_shot(tiny_base, spec, view.tasks, start, few, 1e-3, 0)
         train_method_library(MethodLibrary(tmp_path / "m", method, tiny_base.fingerprint), tiny_base, tasks(3), 0)
-        LoraHub(library, ["t0", "t1"], tiny_base, 1, 2, 3, 0, max_length=16).enter(view).adapters.all()
+        LoraHub(library, ["t0", "t1"], tiny_base, 1, replace(few, tasks_at_once=3), 0).enter(view).adapters.all()
     counts = [m.split(",")[0] for m in caplog.messages if "lost their beginning" in m]
     assert counts == ["of 12 rows", "of 6 rows", "of 12 rows", "of 6 rows"]
 

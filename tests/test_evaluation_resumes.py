@@ -88,7 +88,7 @@ class World:
         return [
             Base(), InContext(self.base, 2, CONFIG, 3), LibraryMean(self.library, self.tasks[:6]),
             NearestAdapter(self.library, self.bank, self.encoder),
-            LoraHub(self.library, self.tasks[:6], self.base, 3, 2, 2, 0), FewShot(self.base, self.spec, few, 0),
+            LoraHub(self.library, self.tasks[:6], self.base, 3, few, 0), FewShot(self.base, self.spec, few, 0),
             Oracle(self.library), *text, Refined(text[0], self.base, few, 0),
         ]  # fmt: skip
 

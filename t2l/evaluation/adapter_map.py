@@ -52,19 +52,14 @@ def gram_matrix(
     if len(groups) > 1:
         groups = source.groups(memory // 2)  # two are compared
     gram = torch.zeros(source.count, source.count, dtype=torch.float64)
-    for i in range(len(groups)):
-        _fill_rows(gram, source, groups, i)
+    for i, ours in enumerate(groups):
+        mine = source.take(ours)
+        for theirs in groups[i:]:
+            rows, columns = slice(ours[0], ours[-1] + 1), slice(theirs[0], theirs[-1] + 1)
+            block = _block(mine, source.take(theirs)).cpu()
+            gram[columns, rows] = block.T
+            gram[rows, columns] = block
     return gram.float()
-
-
-def _fill_rows(gram: Tensor, source: AdapterSource, groups: Sequence[Sequence[int]], i: int) -> None:
-    """The blocks of one group with itself and all later ones, and their mirror images."""
-    ours, mine = slice(groups[i][0], groups[i][-1] + 1), source.take(groups[i])
-    for j in range(i, len(groups)):
-        theirs = slice(groups[j][0], groups[j][-1] + 1)
-        gram[ours, theirs] = _block(mine, source.take(groups[j])).cpu()
-        if j > i:
-            gram[theirs, ours] = gram[ours, theirs].T
 
 
 def norms_by_layer(
@@ -74,14 +69,12 @@ def norms_by_layer(
     source = as_source(adapters)
     sums: dict[str, Tensor] = {}
     for group in source.groups(memory):
-        for name, norms in _norms(source.take(group)).items():
+        weights = source.take(group)
+        for name, a in weights.A.items():
+            b = weights.B[name]
+            norms = ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp_min(0).sqrt()  # [adapters, layers]
             sums[name] = sums.get(name, 0) + norms.double().sum(dim=0)
     return {name: (scaling * total / source.count).tolist() for name, total in sums.items()}
-
-
-def _norms(weights: LoraWeights) -> dict[str, Float[Tensor, "adapters layers"]]:
-    pairs = ((name, a, weights.B[name]) for name, a in weights.A.items())
-    return {name: ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp_min(0).sqrt() for name, a, b in pairs}
 
 
 def adapter_map(

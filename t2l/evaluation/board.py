@@ -21,6 +21,9 @@ from t2l.run.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import TaskSuite, render_prompts
 
+KEPT = ("answer", "score", "prompt_tokens", "answer_tokens")
+"""of an answer, what is kept beside its question"""
+
 
 @dataclass
 class BoardConfig:
@@ -77,23 +80,15 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` needs beside the entry that was answered."""
-        answers = [
-            {
-                "task": a.question.task, "answer": a.answer, "score": a.score, "prompt_tokens": a.prompt_tokens,
-                "answer_tokens": a.answer_tokens,
-            }
-            for a in self.answers
-        ]  # fmt: skip
+        answers = [{"task": a.question.task, **{key: getattr(a, key) for key in KEPT}} for a in self.answers]
         made = {"usage": asdict(self.usage), "making": asdict(self.making)}
         return {"fingerprint": self.fingerprint, **made, "answers": answers}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], entry: Entry, recipe: Mapping[str, Any]) -> Run:
         """The run that `to_json` described, of the same entry."""
-        answers = [
-            Answer(q, a["answer"], a["score"], a["prompt_tokens"], a["answer_tokens"])
-            for q, a in zip(entry.questions, data["answers"], strict=True)
-        ]
+        pairs = zip(entry.questions, data["answers"], strict=True)
+        answers = [Answer(question, **{key: kept[key] for key in KEPT}) for question, kept in pairs]
         usage, making = Usage(**data["usage"]), Making(**data["making"])
         return cls(answers, entry.conditions, usage, data["fingerprint"], making, recipe)
 
@@ -151,41 +146,6 @@ def view_split(
     return SplitView(name, tasks, descriptions, config.examples_per_task, shows_description)
 
 
-def _answers(
-    base: BaseModel,
-    spec: LoraSpec,
-    entry: Entry,
-    config: BoardConfig,
-    on_batch: Callable[[int], None],
-    batches: Batches,
-) -> list[Answer]:
-    limits = (config.max_new_tokens, config.batch_size, on_batch, config.tokens_per_batch)
-    if entry.attached is not None:
-        answers: list[Answer] = []
-        for adapter in entry.used:
-            with entry.attached(adapter) as adapted:
-                questions = [q for q in entry.questions if q.adapter == adapter]
-                answers += greedy_answers(adapted, questions, None, None, *limits, batches.within(str(adapter)))
-        return answers
-    if entry.adapters is None:
-        return greedy_answers(base, entry.questions, spec, None, *limits, batches)
-    found: dict[int, Answer] = {}
-    for group in entry.adapters.groups(config.adapter_memory, entry.used):
-        place = {adapter: i for i, adapter in enumerate(group)}
-        rows = [i for i, q in enumerate(entry.questions) if q.adapter in place]
-        asked = [replace(entry.questions[i], adapter=place[entry.questions[i].adapter]) for i in rows]
-        part = greedy_answers(
-            base,
-            asked,
-            spec,
-            entry.adapters.take(group).to(base.device),
-            *limits,
-            batches.within(digest_of(group)[:12]),
-        )
-        found |= {i: replace(a, question=entry.questions[i]) for i, a in zip(rows, part, strict=True)}
-    return [found[i] for i in range(len(entry.questions))]
-
-
 def decoding_conditions(base: BaseModel, max_new_tokens: int) -> dict[str, Any]:
     """What of base model and decoding decides answers, whatever contender gives them: as in every cell's recipe."""
     settings = getattr(base.model.config, "quantization_config", None)
@@ -214,11 +174,6 @@ class Board:
         self._fed: dict[tuple[str, str], Contender] = {}
         self.conditions = decoding_conditions(base, config.max_new_tokens)
 
-    def _recipe(self, entry: Entry, spec: LoraSpec) -> dict[str, Any]:
-        """Everything that decides the answers to an entry, as hashes."""
-        under = digest_of(spec.to_json()) if entry.adapters is not None else None
-        return {**self.conditions, "spec": under, **entry.recipe()}
-
     def run(
         self,
         contender: Contender,
@@ -239,13 +194,15 @@ class Board:
         if self.store is not None:
             contender.keep_in(self.store, self.conditions)
         entry, spec = contender.enter(view), contender.spec or self.spec
-        recipe = self._recipe(entry, spec)
-        stored = self.store.read(contender.name, view.name, recipe) if self.store is not None else None
+        under = digest_of(spec.to_json()) if entry.adapters is not None else None
+        recipe = {**self.conditions, "spec": under, **entry.recipe()}
+        cell = (contender.name, view.name, recipe)
+        stored = self.store.read(*cell) if self.store is not None else None
         run = next((r for r in earlier if r.recipe == recipe), None)
         if stored is not None:
             run = Run.from_json(stored, entry, recipe)
         elif run is None and self.store is not None and entry.adapters is not None:
-            entry.adapters.keep_in(self.store.adapters_folder(contender.name, view.name, recipe))
+            entry.adapters.keep_in(self.store.adapters_folder(*cell))
         fingerprint = entry.fingerprint(self.config.adapter_memory) if run is None else run.fingerprint
         other = self._fed.setdefault((view.name, fingerprint), contender)
         if other is not contender and not is_variant:
@@ -257,31 +214,46 @@ class Board:
         if run is not None:
             on_batch(len(run.answers))
         else:
-            run = self._scored(contender, view, entry, spec, recipe, fingerprint, on_batch)
+            batches = self.store.batches(*cell) if self.store is not None else Batches()
+            answers, usage, making = self._scored(entry, spec, batches, on_batch)
+            run = Run(answers, entry.conditions, usage, fingerprint, making, recipe)
         if self.store is not None and stored is None:
-            self.store.write(contender.name, view.name, recipe, run.to_json())
+            self.store.write(*cell, run.to_json())
         if entry.adapters is not None:
             entry.adapters.release()
         return run
 
     def _scored(
-        self,
-        contender: Contender,
-        view: SplitView,
-        entry: Entry,
-        spec: LoraSpec,
-        recipe: Mapping[str, Any],
-        fingerprint: str,
-        on_batch: Callable[[int], None],
-    ) -> Run:
-        batches = Batches() if self.store is None else self.store.batches(contender.name, view.name, recipe)
+        self, entry: Entry, spec: LoraSpec, batches: Batches, on_batch: Callable[[int], None]
+    ) -> tuple[list[Answer], Usage, Making]:
+        """The answers to an entry, what they cost, and what its adapters did."""
         began = time.perf_counter()
-        answers = _answers(self.base, spec, entry, self.config, on_batch, batches)
+        answers = self._answers(entry, spec, batches, on_batch)
         time_s = time.perf_counter() - began + batches.kept_time_s
         source = entry.adapters
         usage = self._usage(answers, time_s, spec if source is not None else None)
-        making = Making() if source is None else Making(source.time_s, source.made)
-        return Run(answers, entry.conditions, usage, fingerprint, making, recipe)
+        return answers, usage, Making() if source is None else Making(source.time_s, source.made)
+
+    def _answers(self, entry: Entry, spec: LoraSpec, batches: Batches, on_batch: Callable[[int], None]) -> list[Answer]:
+        limits = (self.config.max_new_tokens, self.config.batch_size, on_batch, self.config.tokens_per_batch)
+        if entry.attached is not None:
+            answers: list[Answer] = []
+            for adapter in entry.used:
+                with entry.attached(adapter) as adapted:
+                    questions = [q for q in entry.questions if q.adapter == adapter]
+                    answers += greedy_answers(adapted, questions, None, None, *limits, batches.within(str(adapter)))
+            return answers
+        if entry.adapters is None:
+            return greedy_answers(self.base, entry.questions, spec, None, *limits, batches)
+        found: dict[int, Answer] = {}
+        for group in entry.adapters.groups(self.config.adapter_memory, entry.used):
+            place = {adapter: i for i, adapter in enumerate(group)}
+            rows = [i for i, q in enumerate(entry.questions) if q.adapter in place]
+            asked = [replace(entry.questions[i], adapter=place[entry.questions[i].adapter]) for i in rows]
+            weights, kept = entry.adapters.take(group).to(self.base.device), batches.within(digest_of(group)[:12])
+            part = greedy_answers(self.base, asked, spec, weights, *limits, kept)
+            found |= {i: replace(a, question=entry.questions[i]) for i, a in zip(rows, part, strict=True)}
+        return [found[i] for i in range(len(entry.questions))]
 
     def _usage(self, answers: Sequence[Answer], time_s: float, spec: LoraSpec | None) -> Usage:
         """Of answers given under LoRAs of a spec, or by the base as it stands."""

@@ -11,10 +11,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from t2l.encoder import TaskEncoder
 from t2l.evaluation.board import Cell
 from t2l.evaluation.checkpoints import ScoredCheckpoint
-from t2l.evaluation.contenders.generated import Generated
 from t2l.evaluation.context import Context
 from t2l.evaluation.unrelated_sentences import FOREIGN_SENTENCES
 from t2l.hypernetwork.confidence import Calibration, auroc, calibration_error, distances, reliability
@@ -48,12 +46,10 @@ def _points(cells: Sequence[Cell], name: str, number: int) -> list[_Point]:
 
 
 def calibrate(
-    generated: Generated,
+    checkpoint: ScoredCheckpoint,
     centres: Float[Tensor, "tasks d_embedding"],
-    step: int,
     cells: Sequence[Cell],
     number: int,
-    encoder: TaskEncoder,
     seed: int,
 ) -> Calibration:
     """Fits expected scores on a seeded half of the scored tasks, on every split but `train` and on random text.
@@ -63,23 +59,23 @@ def calibrate(
 
     Args:
         centres: of the training tasks (`confidence.task_centres`).
-        step: of the checkpoint.
         cells: the scored board.
         number: which of the contender's training seeds this is.
     """
-    centres = centres.to(next(generated.hypernetwork.parameters()).device)
-    points = _points(cells, generated.name, number)
+    hypernetwork, encoder = checkpoint.matched.hypernetwork, checkpoint.encoder
+    centres = centres.to(next(hypernetwork.parameters()).device)
+    points = _points(cells, checkpoint.matched.name, number)
     tasks = sorted({p.task for p in points})
     order = generator_for("confidence", seed).permutation(len(tasks))
     fitted_tasks = {tasks[i] for i in order[: len(tasks) // 2]}
-    apart = distances(generated.hypernetwork, centres, encoder.encode([p.text for p in points]))[0].tolist()
+    apart = distances(hypernetwork, centres, encoder.encode([p.text for p in points]))[0].tolist()
     pairs = list(zip(points, apart, strict=True))
     fitted = [(p, d) for p, d in pairs if p.task in fitted_tasks]
     tested = [(p, d) for p, d in pairs if p.task not in fitted_tasks]
     own = [(p, d) for p, d in tested if not p.is_foreign]
-    calibration = Calibration.fit([d for _, d in fitted], [p.score for p, _ in fitted], step)
+    calibration = Calibration.fit([d for _, d in fitted], [p.score for p, _ in fitted], checkpoint.record.step)
     bins = reliability(calibration([d for _, d in own]), [p.score for p, _ in own])
-    sentences = distances(generated.hypernetwork, centres, encoder.encode(list(FOREIGN_SENTENCES)))[0].tolist()
+    sentences = distances(hypernetwork, centres, encoder.encode(list(FOREIGN_SENTENCES)))[0].tolist()
     near, random_text = [d for _, d in own], [d for p, d in tested if p.is_foreign]
     return replace(
         calibration,
@@ -106,16 +102,15 @@ def calibrate_checkpoints(context: Context, cells: Sequence[Cell]) -> dict[str, 
     """
     found: dict[str, Any] = {}
     for checkpoint in context.checkpoints:
-        data, encoder, matched = checkpoint.training_data, checkpoint.encoder, checkpoint.matched
-        if data is None or not encoder.reads_any_text or all(v.name == NOT_HELD_OUT for v in context.scope.views):
+        data, reads_any_text = checkpoint.training_data, checkpoint.encoder.reads_any_text
+        if data is None or not reads_any_text or all(v.name == NOT_HELD_OUT for v in context.scope.views):
             log.info("checkpoint %s: no confidence to calibrate (no held-out split, or no record)", checkpoint.path)
             continue
         number = [c for c in context.checkpoints if c.name == checkpoint.name].index(checkpoint)
-        step, seed = checkpoint.record.step, context.config.seed
-        calibration = calibrate(matched, data.centres, step, cells, number, encoder, seed)
+        calibration = calibrate(checkpoint, data.centres, cells, number, context.config.seed)
         if context.config.keep_calibration:
             _keep(context, checkpoint, calibration)
-        found.setdefault(matched.name, dict(calibration.about))
+        found.setdefault(checkpoint.matched.name, dict(calibration.about))
     return found
 
 

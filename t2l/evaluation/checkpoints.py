@@ -41,8 +41,7 @@ def load_checkpoints(config: EvaluateConfig, encoders: Encoders) -> list[ScoredC
     """
     paths, base = config.checkpoints, encoders.base
     used = [encoders.of(load_record(find_checkpoint(Path(path)))) for path in paths]
-    loaded = zip(paths, used, strict=True)
-    generators = [load_generator(Path(path), encoder, base.fingerprint) for path, encoder in loaded]
+    generators = [load_generator(Path(p), e, base.fingerprint) for p, e in zip(paths, used, strict=True)]
     names = recipe_names([(g.record, g.checkpoint) for g in generators])
     made = []
     for path, name, generator in zip(paths, names, generators, strict=True):

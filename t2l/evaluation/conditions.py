@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,7 @@ class ScoredPromptConfig:
 
 def conditions_of(base: BaseModelConfig, definition: str) -> dict[str, Any]:
     """What is recorded of a training run: a JSON-able dict."""
-    known = {f.name for f in fields(base)}
-    values = {key: getattr(base, key) for key in (*OF_BASE, *RECORDED_ONLY) if key in known}
+    values = {key: getattr(base, key) for key in (*OF_BASE, *RECORDED_ONLY)}
     plain: dict[str, Any] = json.loads(json.dumps({**values, "definition": definition}))
     return plain
 
@@ -74,20 +73,18 @@ class Trained:
     @classmethod
     def of_checkpoint(cls, record: CheckpointRecord, path: str | Path) -> Trained:
         """Of a checkpoint; one made before conditions were recorded may say how the definition stood."""
-        if record.conditions is not None:
-            return cls(f"checkpoint {path}", record.conditions)
-        return cls(f"checkpoint {path}", _definition_in(record.trained_on), is_complete=False)
+        return cls._of(f"checkpoint {path}", record.conditions, record.trained_on)
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], folder: str | Path) -> Trained:
         """Of a library, from its `library.json` or `method.json`."""
-        if record.get("conditions") is not None:
-            return cls(f"library {folder}", record["conditions"])
-        return cls(f"library {folder}", _definition_in(record), is_complete=False)
+        return cls._of(f"library {folder}", record.get("conditions"), record)
 
-
-def _definition_in(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {"definition": record["definition"]} if "definition" in record else {}
+    @classmethod
+    def _of(cls, what: str, conditions: Mapping[str, Any] | None, record: Mapping[str, Any]) -> Trained:
+        if conditions is not None:
+            return cls(what, conditions)
+        return cls(what, {k: v for k, v in record.items() if k == "definition"}, is_complete=False)
 
 
 def trained_in(
@@ -150,8 +147,9 @@ def conditions_for(
             f"prompt.definition={definition}, but {trained[0].what} was trained with it {own['definition']}: leave "
             "prompt.definition out, or pass conditions=given to score it otherwise than it was trained"
         )
-    taken = [key for key in OF_BASE if key in own and key in asked and own[key] != asked[key]]
-    restored = replace(base_model, **{key: _typed(key, own[key]) for key in taken})
+    taken = [key for key in OF_BASE if key in own and own[key] != asked[key]]
+    changes: dict[str, Any] = {key: Quantization(own[key]) if key == "quantization" else own[key] for key in taken}
+    restored = replace(base_model, **changes)
     scored = conditions_of(restored, asked["definition"])
     made = Conditions(
         rule,
@@ -162,7 +160,8 @@ def conditions_for(
         tuple(t.what for t in trained if not t.is_complete),
         not _deviations(trained, {k: v for k, v in scored.items() if k not in RECORDED_ONLY}),
     )
-    _say(made, {key for key in taken if asked[key] != conditions_of(BaseModelConfig(), HIDDEN)[key]})
+    defaults = conditions_of(BaseModelConfig(), HIDDEN)
+    _say(made, [asked[key] != defaults[key] for key in taken])
     return made
 
 
@@ -180,10 +179,6 @@ def _agreed(trained: Sequence[Trained], keys: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, (_, value) in found.items()}
 
 
-def _typed(key: str, value: Any) -> Any:
-    return Quantization(value) if key == "quantization" else value
-
-
 def _deviations(trained: Sequence[Trained], scored: Mapping[str, Any]) -> list[str]:
     return [
         f"{one.what} was trained with {_name(key)}={_text(value)}, and is scored with {_text(scored[key])}"
@@ -193,15 +188,20 @@ def _deviations(trained: Sequence[Trained], scored: Mapping[str, Any]) -> list[s
     ]
 
 
-def _say(made: Conditions, deliberate: set[str]) -> None:
-    """Logs what was decided; loudly if a value that is no default was set aside."""
-    for line in made.taken:
-        level = logging.WARNING if any(line.startswith(f"{_name(key)}=") for key in deliberate) else logging.INFO
-        log.log(level, "%s; conditions=given scores as configured", line)
-    for line in made.deviations:
+def _say(made: Conditions, deliberate: Sequence[bool]) -> None:
+    """Logs what was decided.
+
+    Args:
+        deliberate: whether each value in `made.taken` was set aside for one that is no default; then it is a warning.
+    """
+    for line, is_deliberate in zip(made.taken, deliberate, strict=True):
+        log.log(logging.WARNING if is_deliberate else logging.INFO, "%s; conditions=given scores as configured", line)
+    for line in (*made.deviations, *map(_unrecorded, made.unrecorded)):
         log.warning("%s", line)
-    for what in made.unrecorded:
-        log.warning("%s did not record the conditions of its training: scored as configured", what)
+
+
+def _unrecorded(what: str) -> str:
+    return f"{what} did not record the conditions of its training: scored as configured"
 
 
 def conditions_text(conditions: Mapping[str, Any] | None) -> list[str]:
@@ -211,11 +211,8 @@ def conditions_text(conditions: Mapping[str, Any] | None) -> list[str]:
     values = ", ".join(f"{k} {json.dumps(v)}" for k, v in conditions["values"].items())
     how = {"trained": "as recorded in training", "given": "as configured (conditions=given)"}[conditions["rule"]]
     lines = [f"Conditions, {how}: {values}.", ""]
-    lines += [f"- {line}" for line in [*conditions["taken"], *conditions["deviations"]]]
-    lines += [
-        f"- {what} did not record the conditions of its training: scored as configured"
-        for what in conditions["unrecorded"]
-    ]
+    notes = [*conditions["taken"], *conditions["deviations"], *map(_unrecorded, conditions["unrecorded"])]
+    lines += [f"- {line}" for line in notes]
     return [*lines, ""] if lines[-1] else lines
 
 
@@ -230,7 +227,7 @@ def conditions_to_record(record_file: Path, base: BaseModelConfig, definition: s
     begun: Mapping[str, Any] = read_json(record_file)
     before = Trained.of_record(begun, record_file.parent)
     for key in (*OF_BASE, "definition"):
-        if key in before.values and key in now and before.values[key] != now[key]:
+        if key in before.values and before.values[key] != now[key]:
             raise ValueError(
                 f"{record_file.parent} was begun with {_name(key)}={_text(before.values[key])}, now it is {_text(now[key])}: "
                 "choose another run_dir, or remove that folder"

@@ -48,7 +48,7 @@ class Context:
         library = open_library(Path(config.library), base) if config.library else None
         spec = library.spec if library is not None else lora_spec(base.model, config.lora)
         tasks = scope.trained.select(scope.training_tasks)
-        encoders = Encoders(config.encoder, base, config.base_model, tasks, config.descriptions_per_task)
+        encoders = Encoders(config, base, tasks)
         return cls(scope, base, spec, library, encoders, load_checkpoints(config, encoders))
 
     @property
@@ -89,13 +89,12 @@ class Context:
         scope, config = self.scope, self.config
         needs = {name: kind.needs for name, kind in kinds(config.contenders).items()}
         examples = max((n.examples(config) for n in needs.values() if n.examples), default=0)
-        encoders = self._reading_encoders()
+        encoders = [e for e in self._reading_encoders() if not e.reads_any_text]
         for view in scope.views:
             if any(n.other_task for n in needs.values()) and len(view.tasks) < 2:
                 raise ValueError(f"split {view.name!r} has {len(view.tasks)} task(s): shuffling descriptions needs two")
             for encoder in encoders:
-                if not encoder.reads_any_text:
-                    encoder.encode_groups(view.descriptions)
+                encoder.encode_groups(view.descriptions)
             for task in view.tasks:
                 check_scorable(task)
                 told = [name for name, n in needs.items() if n.formal_code]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from t2l.evaluation.board import Board
@@ -79,11 +81,7 @@ def vague(text: str, rng: random.Random) -> str:
 
 
 STYLES: dict[str, Callable[[str, random.Random], str]] = {
-    "terse": terse,
-    "verbose": verbose,
-    "misspelt": misspelt,
-    "formal": formal,
-    "vague": vague,
+    style.__name__: style for style in (terse, verbose, misspelt, formal, vague)
 }
 
 
@@ -127,24 +125,23 @@ class _Variant(Contender):
         return self._enter(view)
 
 
-def _scaled(entry: Entry, factor: float) -> Entry:
+def _styled(generated: Generated, style: str, seed: int, view: SplitView) -> Entry:
+    return generated.entry_for(view, rewrite(view, style, seed))
+
+
+def _scaled(generated: Generated, factor: float, view: SplitView) -> Entry:
+    entry = generated.enter(view)
     assert entry.adapters is not None
-    return Entry(entry.questions, Scaled(entry.adapters, factor), entry.conditions)
+    return replace(entry, adapters=Scaled(entry.adapters, factor))
 
 
 def _variants(generated: Generated, seed: int) -> Iterator[tuple[str, Any, _Variant]]:
     for style in ("as_written", *STYLES, "wrong", "several"):
-
-        def styled(view: SplitView, style: str = style) -> Entry:
-            return generated.entry_for(view, rewrite(view, style, seed))
-
-        yield "style", style, _Variant(generated, f"{generated.name}:{style}", styled)
+        name = f"{generated.name}:{style}"
+        yield "style", style, _Variant(generated, name, partial(_styled, generated, style, seed))
     for factor in SCALES:
-
-        def scaled(view: SplitView, factor: float = factor) -> Entry:
-            return _scaled(generated.enter(view), factor)
-
-        yield "scale", factor, _Variant(generated, f"{generated.name}:x{factor:g}", scaled)
+        name = f"{generated.name}:x{factor:g}"
+        yield "scale", factor, _Variant(generated, name, partial(_scaled, generated, factor))
 
 
 def robustness(board: Board, context: Context) -> dict[str, list[dict[str, Any]]]:

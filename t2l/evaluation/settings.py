@@ -17,9 +17,7 @@ INDECISIVE: Mapping[str, tuple[str, ...]] = {
     "training_suite": ("path",),
     "evaluation": ("batch_size", "tokens_per_batch", "bootstrap_samples", "adapter_memory_gb"),
     "few_shot": ("tasks_at_once",),
-    "harness": (
-        "batch_size", "include_path", "descriptions", "descriptions_folder", "library_tasks", "confirm_unsafe_code",
-    ),
+    "harness": ("batch_size", "include_path", "descriptions", "descriptions_folder", "library_tasks"),
 }  # fmt: skip
 """by part of the configuration: what may change between two runs of one evaluation. What is scored at all may grow; what
 lies at a path is told by its content, cell by cell; batches change nothing but rounding."""

@@ -52,16 +52,13 @@ class Batches:
         began = time.perf_counter()
         found = results()
         if self._path is not None:
-            self._append({"batch": batch, "results": found, "time_s": time.perf_counter() - began})
+            record = {"batch": batch, "results": found, "time_s": time.perf_counter() - began}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as stream:
+                stream.write(json.dumps(record) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
         return found
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        assert self._path is not None
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
 
     def within(self, part: str) -> Callable[[str, Callable[[], list[Any]]], list[Any]]:
         """The batches of a part of the cell (its questions under one group of adapters)."""
@@ -139,7 +136,7 @@ class Ledger:
         self._before = read_json(self._path) if self._path.is_file() else {}
         self._refuse("configuration", self._before.get("settings", self._settings), self._settings)
 
-    def start(self, contents: Mapping[str, Any]) -> None:
+    def start(self, contents: Mapping[str, str]) -> None:
         """Records that the evaluation begins or goes on.
 
         Args:
@@ -147,7 +144,6 @@ class Ledger:
 
         Raises ValueError if they are not what the folder's cells were answered with.
         """
-        contents = json.loads(json.dumps(contents))
         self._refuse("data", self._before.get("contents", contents), contents)
         known = environments(self._path)
         now = environment().get("code")

@@ -107,21 +107,16 @@ def parts_of(
     unseen = _unseen(suite, trained) if reads_any_text else []
     known = [t for t in trained if t.examples.get("validation")]
     more = [t for t in known if len(t.descriptions["train"]) > descriptions_per_task] if reads_any_text else []
+    seen = () if more else known
     found = {
-        "unseen_tasks": [
-            (t, t.descriptions["train"], t.examples.get("validation") or t.examples.get("train", ())) for t in unseen
-        ],
-        "unseen_descriptions": [
-            (t, t.descriptions["train"][descriptions_per_task:], t.examples["validation"]) for t in more
-        ],
-        "seen_descriptions": [
-            (t, t.descriptions["train"] if reads_any_text else (t.name,), t.examples["validation"])
-            for t in (() if more else known)
-        ],
+        "unseen_tasks": [(t, t.descriptions["train"]) for t in unseen],
+        "unseen_descriptions": [(t, t.descriptions["train"][descriptions_per_task:]) for t in more],
+        "seen_descriptions": [(t, t.descriptions["train"] if reads_any_text else (t.name,)) for t in seen],
     }
     parts = []
     for name, entries in found.items():
-        usable = [entry for entry in entries if entry[1] and entry[2]]
+        examples_of = ((t, texts, t.examples.get("validation") or t.examples.get("train", ())) for t, texts in entries)
+        usable = [entry for entry in examples_of if entry[1] and entry[2]]
         chosen = [usable[i] for i in _draw([t.name for t, _, _ in usable], tasks)]
         made = [row for t, texts, examples in chosen for row in _rows(t, texts, examples, rows)]
         if made:

@@ -53,6 +53,11 @@ class Report:
         """(contender, split, metric) of every cell, in order."""
         return [(r["contender"], r["split"], r.get("metric", "")) for r in self.data["results"]]
 
+    @property
+    def contenders(self) -> list[str]:
+        """Names of the contenders, in order."""
+        return list(dict.fromkeys(contender for contender, _, _ in self.keys))
+
     def identities(self, contender: str) -> list[dict[str, Any]]:
         """What each run of a contender is; none if the report is older than that."""
         return self.data.get("identities", {}).get(contender, [])
@@ -93,9 +98,9 @@ class _Pair:
 
     contender: str
     other: str
-    runs: list[tuple[int, int]] | None
-    """places of paired runs; None if runs are paired in order, or averaged where their numbers differ"""
-    is_checked: bool
+    runs: list[tuple[int, int]] | None = None
+    """places of runs that were trained alike; None if that is not checked: runs are paired in order, or averaged if their
+    numbers differ"""
     has_same_weights: bool = True
 
 
@@ -117,21 +122,22 @@ def compare_reports(runs: Sequence[Path], seed: int = 0, by_name: bool = False) 
     notes: list[str] = []
     for other in others:
         notes += _check_conditions(first, other, by_name)
-        pairs = {name: _pair(first, other, name, by_name) for name in dict.fromkeys(c for c, _, _ in first.keys)}
-        unchecked = [p.contender for p in pairs.values() if p is not None and not p.is_checked]
+        possible = (_pair(first, other, name, by_name) for name in first.contenders)
+        pairs = {pair.contender: pair for pair in possible if pair is not None}
+        unchecked = [p.contender for p in pairs.values() if p.runs is None]
         if unchecked:
             notes.append(
                 f"{other.folder}: paired by name and order, unchecked, since "
                 + ("--by-name was given" if by_name else "a report does not say what was trained")
                 + f": {', '.join(unchecked)}"
             )
-        again = [p.contender for p in pairs.values() if p is not None and not p.has_same_weights]
+        again = [p.contender for p in pairs.values() if not p.has_same_weights]
         if again:
             notes.append(f"{other.folder}: trained again by the same recipe, to other weights: {', '.join(again)}")
-        for contender, split, metric in first.keys:
-            pair = pairs[contender]
-            row = None if pair is None else _row(first, other, pair, split, metric, seed, by_name)
-            rows += [] if row is None else [row]
+        found = (
+            _row(first, other, pairs[c], split, metric, seed, by_name) for c, split, metric in first.keys if c in pairs
+        )
+        rows += [row for row in found if row is not None]
     if not rows:
         raise ValueError(f"{', '.join(map(str, runs))} have no contender, split and example in common")
     return Comparison(rows, notes)
@@ -144,8 +150,8 @@ def _check_conditions(first: Report, other: Report, by_name: bool) -> list[str]:
     suites = [p.get("suite", {}).get("sha256") for p in (ours, theirs)]
     if None not in suites and suites[0] != suites[1]:
         notes.append(
-            f"{other.folder} was scored on another suite or draw of it ({_short(suites[1])}, {first.folder} on "
-            f"{_short(suites[0])}): only examples of the same text are compared"
+            f"{other.folder} was scored on another suite or draw of it ({suites[1][:12]}, {first.folder} on "
+            f"{suites[0][:12]}): only examples of the same text are compared"
         )
     before, after = ours.get("decoding_conditions"), theirs.get("decoding_conditions")
     if before is not None and after is not None and not by_name:
@@ -158,17 +164,13 @@ def _check_conditions(first: Report, other: Report, by_name: bool) -> list[str]:
     return notes
 
 
-def _short(value: Any) -> str:
-    return str(value)[:12]
-
-
 def _pair(first: Report, other: Report, contender: str, by_name: bool) -> _Pair | None:
     """What a contender is compared with; None if the other report has nothing like it."""
-    names = list(dict.fromkeys(c for c, _, _ in other.keys))
+    names = other.contenders
     ours = first.identities(contender)
     if by_name or not ours or not any(other.identities(name) for name in names):
-        return _Pair(contender, contender, None, False) if contender in names else None
-    alike = [name for name in names if _whats(other.identities(name)) == _whats(ours)]
+        return _Pair(contender, contender) if contender in names else None
+    alike = [name for name in names if _each("what", other.identities(name)) == _each("what", ours)]
     if not alike:
         if contender not in names:
             return None
@@ -178,19 +180,13 @@ def _pair(first: Report, other: Report, contender: str, by_name: bool) -> _Pair 
             "leave one out, or compare by name with --by-name"
         )
     # Of several trained alike (the same seed again), the one with the same weights, then of the same name.
-    mine = _weights(ours)
-    name = max(alike, key=lambda n: (_weights(other.identities(n)) == mine, n == contender))
-    return _Pair(
-        contender, name, _paired_runs(first, other, contender, name), True, _weights(other.identities(name)) == mine
-    )
+    same = {name: _each("weights", other.identities(name)) == _each("weights", ours) for name in alike}
+    name = max(alike, key=lambda n: (same[n], n == contender))
+    return _Pair(contender, name, _paired_runs(first, other, contender, name), same[name])
 
 
-def _weights(identities: Sequence[Mapping[str, Any]]) -> set[str | None]:
-    return {i["weights"] for i in identities}
-
-
-def _whats(identities: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {i["what"] for i in identities}
+def _each(key: str, identities: Sequence[Mapping[str, Any]]) -> set[str | None]:
+    return {i[key] for i in identities}
 
 
 def _paired_runs(first: Report, other: Report, contender: str, name: str) -> list[tuple[int, int]]:
@@ -235,7 +231,7 @@ def _row(
         "first": str(first.folder),
         "other": str(other.folder),
         "other_contender": pair.other,
-        "paired_by": "identity" if pair.is_checked else "name",
+        "paired_by": "name" if pair.runs is None else "identity",
         "first_mean": round(float(ours.task_means().mean()), 6),
         "other_mean": round(float(theirs.task_means().mean()), 6),
         **e.row("difference"),
@@ -250,16 +246,14 @@ def _common(
     sides = [*first.scores[key], *other.scores[there]]
     shared = set.intersection(*(set(run) for run in sides))
     ours, theirs = first.prompts[key], other.prompts[there]
-    if not by_name:
-        for example in sorted(shared):
-            if ours[example] != theirs[example]:
-                what = "another reference" if ours[example][0] == theirs[example][0] else "another prompt"
-                raise ValueError(
-                    f"{key[0]} on {key[1]}: example {example[1][:40]!r} of task {example[0]} has {what} in {other.folder} "
-                    f"than in {first.folder}: score both with the same suite and seed, or compare by name with --by-name"
-                )
     found: dict[str, list[Example]] = defaultdict(list)
     for example in sorted(shared):
+        if not by_name and ours[example] != theirs[example]:
+            what = "another reference" if ours[example][0] == theirs[example][0] else "another prompt"
+            raise ValueError(
+                f"{key[0]} on {key[1]}: example {example[1][:40]!r} of task {example[0]} has {what} in {other.folder} "
+                f"than in {first.folder}: score both with the same suite and seed, or compare by name with --by-name"
+            )
         found[example[0]].append(example)
     return dict(found)
 

@@ -6,7 +6,7 @@ None of them uses an oracle of a held-out task. LoraHub has a file of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,6 @@ class LibraryMean(Contender):
     needs = Needs(library="training_tasks", training_tasks=True)
 
     def __init__(self, library: AdapterLibrary, training_tasks: Sequence[str], memory: int = ADAPTER_MEMORY) -> None:
-        self._size = bytes_per_adapter(library.spec)
         self._mean = _MeanAdapter(library.source(training_tasks), library.spec.rank, memory)
 
     @classmethod
@@ -125,7 +124,7 @@ class LibraryMean(Contender):
 
     def costs(self, making: Making) -> Costs:
         """One adapter."""
-        return Costs(0, None, self._size, 0)
+        return Costs(0, None, self._mean.adapter_bytes, 0)
 
 
 @register("contender", "nearest")
@@ -140,7 +139,6 @@ class NearestAdapter(Contender):
 
     def __init__(self, library: AdapterLibrary, bank: DescriptionBank, encoder: TaskEncoder) -> None:
         self._adapters = library.source(bank.tasks)
-        self._size = bytes_per_adapter(library.spec) * len(bank.tasks)
         self._bank, self._encoder = bank, encoder
 
     @classmethod
@@ -160,7 +158,7 @@ class NearestAdapter(Contender):
 
     def costs(self, making: Making) -> Costs:
         """The whole library has to be there; nothing is trained for a task."""
-        return Costs(0, None, self._size, 0)
+        return Costs(0, None, self._adapters.adapter_bytes * self._adapters.count, 0)
 
 
 @register("contender", "arrow")
@@ -209,11 +207,9 @@ class ArrowRouting(Contender):
     @contextmanager
     def _attached(self) -> Iterator[BaseModel]:
         if self._model is None:
-            self._model = self._stack.enter_context(self._routed())
+            from peft import ArrowConfig, create_arrow_model
+
+            config = ArrowConfig(top_k=self._top_k)
+            routed = wrapped_by(lambda model: create_arrow_model(model, self._paths, config), self._base.model)
+            self._model = self._stack.enter_context(routed)
         yield replace(self._base, model=self._model)
-
-    def _routed(self) -> AbstractContextManager[Any]:
-        from peft import ArrowConfig, create_arrow_model
-
-        config = ArrowConfig(top_k=self._top_k)
-        return wrapped_by(lambda model: create_arrow_model(model, self._paths, config), self._base.model)

@@ -93,13 +93,15 @@ class Entry:
 
         Entries of one recipe have one fingerprint, but for rounding.
         """
-        asked = hashlib.sha256()
-        for question in self.questions:
-            asked.update(f"{question!r}\x1e".encode())
+        asked = "".join(f"{question!r}\x1e" for question in self.questions)
         under: Any = None if self.adapters is None else self.adapters.recipe()
         if self.attached is not None:
             under = {"attached": [self._attached_key(i) for i in self.used]}
-        return {"questions": asked.hexdigest(), "adapters": digest_of(under), "texts": digest_of(self.conditions)}
+        return {
+            "questions": hashlib.sha256(asked.encode()).hexdigest(),
+            "adapters": digest_of(under),
+            "texts": digest_of(self.conditions),
+        }
 
     def fingerprint(self, memory: int = ADAPTER_MEMORY) -> str:
         """Sha256 over what the base model is fed: every question's text, and the adapter it runs under.

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2l.base_model import BaseModel, label_logits
+from t2l.evaluation.contenders.few_shot import FewShotConfig
 from t2l.evaluation.contenders.interface import Contender, Entry, Needs, SplitView, examples_digest, training_rows
 from t2l.evaluation.costs import Costs, Making
 from t2l.library import AdapterLibrary
@@ -55,40 +56,32 @@ class LoraHub(Contender):
         training_tasks: Sequence[str],
         base: BaseModel,
         adapters: int,
-        shots: int,
-        tasks_at_once: int,
+        few: FewShotConfig,
         seed: int,
-        max_length: int = 512,
         *,
         memory: int = ADAPTER_MEMORY,
     ) -> None:
         self._library, self._names, self._base = library, list(training_tasks), base
         self._adapters, self._size = library.source(training_tasks), bytes_per_adapter(library.spec)
-        self._max_length = max_length
-        self._count, self._shots, self._seed = min(adapters, len(self._names)), shots, seed
+        self._count, self._few, self._seed = min(adapters, len(self._names)), few, seed
         # Each task of a pass has its own draw from the library in memory, unless the whole library fits.
         self._fits = len(self._names) * self._size <= memory
-        fitting = tasks_at_once if self._fits else memory // (self._count * self._size)
-        self._tasks_at_once = max(1, min(tasks_at_once, fitting))
+        fitting = few.tasks_at_once if self._fits else memory // (self._count * self._size)
+        self._tasks_at_once = max(1, min(few.tasks_at_once, fitting))
 
     @classmethod
     def make(cls, context: Context) -> list[Contender]:
         """From the library's adapters of the training tasks."""
-        config, few = context.config, context.config.few_shot
-        return [
-            cls(
-                context.library.adapters, context.training_tasks, context.base, config.composition.lorahub_adapters,
-                few.examples, few.tasks_at_once, config.seed, few.max_length,
-            )
-        ]  # fmt: skip
+        library, config, count = context.library.adapters, context.config, context.config.composition.lorahub_adapters
+        return [cls(library, context.training_tasks, context.base, count, config.few_shot, config.seed)]
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task. Raises ValueError for a task with too few training examples."""
         shown = [view.as_trained(t) for t in view.tasks]
         recipe = {
-            "searched": [self.bound, self.penalty, self.budget, self._count, self._seed, self._max_length],
+            "searched": [self.bound, self.penalty, self.budget, self._count, self._seed, self._few.max_length],
             "library": digest_of([self._names, self._adapters.recipe()]),
-            "examples": examples_digest(shown, self._shots),
+            "examples": examples_digest(shown, self._few.examples),
         }
         adapters = MadeInChunks(
             len(shown), self._size, self._tasks_at_once, recipe,
@@ -113,7 +106,8 @@ class LoraHub(Contender):
         union = list(range(self._adapters.count)) if self._fits else sorted({i for pool in drawn for i in pool})
         library, place = self._adapters.take(union), {i: at for at, i in enumerate(union)}
         pools = [[place[i] for i in pool] for pool in drawn]
-        rows = list(chain.from_iterable(training_rows(self._base, tasks, self._shots, self._max_length)))
+        rows_of = training_rows(self._base, tasks, self._few.examples, self._few.max_length)
+        rows = list(chain.from_iterable(rows_of))
         batch = collate(rows, self._base.tokenizer.pad_token_id, self._base.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

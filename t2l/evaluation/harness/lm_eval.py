@@ -16,7 +16,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from t2l.base_model import BaseModel
 from t2l.base_model.decoding import plain_decoding
 from t2l.checks import at_least, positive
 from t2l.evaluation.metrics.code_runner import check_allowed, is_allowed
+from t2l.evaluation.settings import INDECISIVE
 from t2l.files import FileProblemError
 from t2l.registry import register
 from t2l.tasks import Task
@@ -186,8 +187,7 @@ class Harness:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides scores beside the task, the base model and its adapter."""
-        of_machine = ("batch_size", "include_path", "library_tasks", "descriptions", "descriptions_folder")
-        settings = {k: v for k, v in vars(self.config).items() if k not in of_machine}
+        settings = {k: v for k, v in vars(self.config).items() if k not in INDECISIVE["harness"]}
         return {"lm_eval": importlib.metadata.version("lm_eval"), **settings}
 
     def wrap(self, base: BaseModel) -> Any:
@@ -229,7 +229,7 @@ class Harness:
         with (
             _logging_from(logging.WARNING),
             plain_decoding(lm.model),
-            _first_turn_prefixed(lm, prefix if in_chat else ""),
+            _first_turn_prefixed(lm, prefix) if in_chat else nullcontext(),
         ):
             found = simple_evaluate(
                 model=lm,
@@ -289,9 +289,6 @@ def _first_turn_prefixed(lm: Any, prefix: str) -> Iterator[None]:
 
     The harness would put it into a system turn, which some chat templates refuse and the harness then drops.
     """
-    if not prefix:
-        yield
-        return
     render = lm.apply_chat_template
 
     def prefixed(history: Sequence[Mapping[str, str]], **options: Any) -> str:

@@ -37,9 +37,9 @@ def _png(figure: Any) -> bytes:
 
 
 def _colours(names: Sequence[str]) -> dict[str, Any]:
-    from matplotlib import colormaps
+    from matplotlib import color_sequences
 
-    return dict(zip(names, cycle([*colormaps["tab20"].colors, *colormaps["tab20b"].colors]), strict=False))
+    return dict(zip(names, cycle([*color_sequences["tab20"], *color_sequences["tab20b"]]), strict=False))
 
 
 def _bars(means: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -104,9 +104,7 @@ def costs_figure(found: Findings, data: Mapping[str, Any], split: str) -> bytes:
         e, x = cell.estimate, c["flops_per_answer"] / 1e6
         errors = _bars([e.mean], [(e.low, e.high)])
         axes.errorbar(x, e.mean, yerr=errors, fmt="o", ms=5, lw=1, color=colours[c["contender"]], label=c["contender"])
-    axes.set_xscale("log")
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("MFLOPs per answered question")
+    axes.set(xscale="log", xlabel="MFLOPs per answered question", ylim=(-0.03, 1.03))
     axes.set_ylabel(f"{found.metric} on {split.replace('_', ' ')}")
     figure.legend(loc="outside right upper", frameon=False, fontsize=6.5)
     return _png(figure)
@@ -124,8 +122,7 @@ def style_figure(data: Mapping[str, Any]) -> bytes:
         errors = _bars(means, [r["ci95"] for r in mine])
         axes.bar(xs, means, width, yerr=errors, label=contender, error_kw={"lw": 0.8})
     axes.set_xticks(range(len(styles)), [s.replace("_", " ") for s in styles], fontsize=8)
-    axes.set_ylim(0, 1.03)
-    axes.set_ylabel("score")
+    axes.set(ylim=(0, 1.03), ylabel="score")
     axes.legend(frameon=False, fontsize=7)
     return _png(figure)
 
@@ -139,9 +136,7 @@ def scale_figure(data: Mapping[str, Any]) -> bytes:
         xs = [r["scale"] for r in mine]
         axes.plot(xs, [r["mean"] for r in mine], "o-", ms=3.5, label=contender)
         axes.fill_between(xs, [r["ci95"][0] for r in mine], [r["ci95"][1] for r in mine], alpha=0.15)
-    axes.set_xlabel("factor on the adapter's scaling")
-    axes.set_ylabel("score")
-    axes.set_ylim(-0.03, 1.03)
+    axes.set(xlabel="factor on the adapter's scaling", ylabel="score", ylim=(-0.03, 1.03))
     axes.legend(frameon=False, fontsize=7)
     return _png(figure)
 
@@ -153,10 +148,7 @@ def confidence_figure(data: Mapping[str, Any]) -> bytes:
     for name, c in data["confidence"].items():
         bins = c["reliability"]
         axes.plot([b["predicted"] for b in bins], [b["observed"] for b in bins], "o-", ms=4, label=name)
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("score on tasks not fitted on")
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.03)
+    axes.set(xlabel="confidence", ylabel="score on tasks not fitted on", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.legend(frameon=False, fontsize=7)
     return _png(figure)
 
@@ -198,9 +190,7 @@ def norms_figure(found: Findings) -> bytes:
             axes.plot(
                 xs, norms[module], styles[module], marker="o", ms=3.5, color=colours[name], label=f"{name}, {module}"
             )
-    axes.set_xlabel("adapted layer, from the first")
-    axes.set_ylabel("norm of scaling * BA")
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="adapted layer, from the first", ylabel="norm of scaling * BA", ylim=(0, None))
     figure.legend(loc="outside right upper", frameon=False, fontsize=6.5)
     return _png(figure)
 

@@ -33,8 +33,7 @@ def page(markdown: str, figures: Mapping[str, bytes]) -> str:
         return f'src="data:image/png;base64,{data}"'
 
     body = re.sub(r'src="([^"]+)"', inline, body)
-    title = "Evaluation report"
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Evaluation report</title>'
         f"<style>{_STYLE}</style></head><body>\n{body}</body></html>\n"
     )

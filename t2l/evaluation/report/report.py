@@ -230,7 +230,11 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
     if data["costs"]:
         scores = {k: c.estimate.mean for k, c in found.by_key.items()}
         lines += _section("What does it cost?", _cost_table(data["costs"], scores), "![costs](costs.png)")
-    lines += _robustness_text(data) + _confidence_text(data) + _map_text(found) + _data_text(data)
+    lines += _robustness_text(data) + _confidence_text(data)
+    if found.map:
+        about = "Generated adapters (dots) and oracles (crosses) of the same training tasks, by the directions of their products."
+        lines += _section("Where do adapters lie?", about, "![map](map.png)", "![norms](norms.png)")
+    lines += _data_text(data)
     lines += [
         "",
         "## Provenance",
@@ -281,20 +285,15 @@ def _confidence_text(data: Mapping[str, Any]) -> list[str]:
     return _section(title, markdown_table(header, rows), "![confidence](confidence.png)")
 
 
-def _map_text(found: Findings) -> list[str]:
-    if not found.map:
-        return []
-    about = "Generated adapters (dots) and oracles (crosses) of the same training tasks, by the directions of their products."
-    return _section("Where do adapters lie?", about, "![map](map.png)", "![norms](norms.png)")
-
-
 def _data_text(data: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Is what is called unseen unseen?", ""]
     if "selection" in data["provenance"]:
         lines += [f"Model selection: {data['provenance']['selection']}.", ""]
     unchecked = data["provenance"].get("unchecked", [])
     if unchecked:
-        lines.append(f"Without a record of what they were trained on, so not checked: {_some(unchecked)}.")
+        more = f" and {len(unchecked) - 10} more" if len(unchecked) > 10 else ""
+        some = ", ".join(unchecked[:10]) + more
+        lines.append(f"Without a record of what they were trained on, so not checked: {some}.")
     lines += [f"Note: {note}." for note in data["provenance"].get("data_notes", [])]
     if not data["overlap"] and not unchecked:
         lines.append(
@@ -304,11 +303,6 @@ def _data_text(data: Mapping[str, Any]) -> list[str]:
         rows = [[o["split"], o["task"], o["kind"], o["detail"]] for o in data["overlap"]]
         lines += ["", markdown_table(["split", "task", "kind", "what"], rows)]
     return lines
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 class FigureError(ValueError):
