@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from conftest import random_adapters
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
 from t2l.encoder import EncoderConfig, TaskEncoder
 from t2l.evaluation.board import Board, BoardConfig, SameInputsError, paired_difference, view_split
+from t2l.evaluation.config import EvaluateConfig
 from t2l.evaluation.contenders.base import Base, Prompted
 from t2l.evaluation.contenders.composition import ArrowRouting, LibraryMean, NearestAdapter, mean_of_products
 from t2l.evaluation.contenders.few_shot import FewShot, FewShotConfig, Refined
@@ -280,3 +282,16 @@ def test_library_mean_and_lorahub_leave_held_out_oracles_alone(
         LoraHub(library, few, tiny_base, 3, how, 0).enter(view).fingerprint(),
     ]
     assert before == after
+
+
+def test_contenders_of_many_adapters_hold_as_much_in_memory_as_the_evaluation_allows(
+    tiny_base: BaseModel, library: AdapterLibrary, training_tasks: list[str]
+) -> None:
+    allowed = BoardConfig(adapter_memory_gb=1e-6)
+    config = EvaluateConfig(library="DIR", contenders=["library_mean", "lorahub"], evaluation=allowed)
+    context = SimpleNamespace(
+        library=SimpleNamespace(adapters=library), training_tasks=training_tasks, base=tiny_base, config=config
+    )
+    held = {kind: kind.make(context)[0] for kind in (LibraryMean, LoraHub)}  # type: ignore[arg-type]
+    assert held[LibraryMean]._mean._memory == allowed.adapter_memory == 1073  # type: ignore[attr-defined]
+    assert held[LoraHub]._tasks_at_once == 1  # type: ignore[attr-defined]

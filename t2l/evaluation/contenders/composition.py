@@ -116,7 +116,7 @@ class LibraryMean(Contender):
     @classmethod
     def make(cls, context: Context) -> list[Contender]:
         """From the library's adapters of the training tasks."""
-        return [cls(context.library.adapters, context.training_tasks)]
+        return [cls(context.library.adapters, context.training_tasks, context.config.evaluation.adapter_memory)]
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, the same adapter everywhere."""

@@ -73,7 +73,8 @@ class LoraHub(Contender):
     def make(cls, context: Context) -> list[Contender]:
         """From the library's adapters of the training tasks."""
         library, config, count = context.library.adapters, context.config, context.config.composition.lorahub_adapters
-        return [cls(library, context.training_tasks, context.base, count, config.few_shot, config.seed)]
+        memory = config.evaluation.adapter_memory
+        return [cls(library, context.training_tasks, context.base, count, config.few_shot, config.seed, memory=memory)]
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task. Raises ValueError for a task with too few training examples."""
