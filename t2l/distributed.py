@@ -94,7 +94,7 @@ def local_device(device: str) -> str:
 def world() -> Iterator[World]:
     """Joins the processes of a torchrun for as long as the block lasts.
 
-    NCCL where there are GPUs (objects travel over gloo), gloo alone otherwise.
+    NCCL if there are GPUs (objects travel over gloo), gloo alone otherwise.
     """
     found = launched()
     if found.size == 1 or dist.is_initialized():

@@ -53,7 +53,7 @@ def atomic_folder(folder: Path, owns: Iterable[str] = ()) -> Iterator[Path]:
     Args:
         owns: patterns of names that are surely t2l's, in an existing folder from before that was recorded.
 
-    Raises FileProblemError, before the block, if the folder holds anything else; after it, where another process was
+    Raises FileProblemError, before the block, if the folder holds anything else; after it, if another process was
     faster.
     """
     if folder.is_symlink():

@@ -103,7 +103,7 @@ def file_fingerprint(path: str) -> str | None:
 
 
 def earlier_fingerprint_hint(recorded: str, found: str) -> str:
-    """What to add to the message that two fingerprints differ, where they may be of one base of `.bin` files."""
+    """What to add to the message that two fingerprints differ, if they may be of one base of `.bin` files."""
     if not found.startswith(PICKLED) or recorded.startswith(PICKLED):
         return ""
     return (

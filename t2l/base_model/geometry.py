@@ -51,7 +51,7 @@ def meta_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
 def lora_spec(model: nn.Module, config: LoraConfig) -> LoraSpec:
     """The adapter geometry for a model (real or on the meta device).
 
-    Modules group by their own name; where one name has several shapes, or several places in a layer, by
+    Modules group by their own name; if one name has several shapes, or several places in a layer, by
     name and shape, or name and place.
 
     Raises ValueError for targets or layers that the base does not have (`targets.select_targets`).

@@ -129,7 +129,7 @@ def hash_parameters(model: nn.Module) -> str:
 
 @contextmanager
 def verify_frozen(model: nn.Module) -> Iterator[str]:
-    """Yields the model's parameter hash and raises RuntimeError where it differs when the block ends."""
+    """Yields the model's parameter hash and raises RuntimeError if it differs when the block ends."""
     before = hash_parameters(model)
     yield before
     after = hash_parameters(model)

@@ -3,7 +3,7 @@
 W + scaling * B A (LoRA, Hu et al. 2021, arXiv:2106.09685, section 4.1) is computed by PEFT in float32, whatever the base
 is stored in, and then rounded once. A base that was quantised when it was loaded for training is merged unquantised; of
 a folder whose own files are quantised by bitsandbytes the weights are dequantised first, which gives what the
-quantised base computes with. An output embedding that is tied to the input embedding is untied where the adapter
+quantised base computes with. An output embedding that is tied to the input embedding is untied if the adapter
 changes it. The model is kept only if its files, read again, give the logits of base and adapter.
 """
 

@@ -45,10 +45,10 @@ def check_date(text: str) -> date:
 
 
 def freeze_date(tokenizer: Any, day: str) -> None:
-    """Makes a chat template print one date for ever, where it would print today's.
+    """Makes a chat template print one date for ever if it would print today's.
 
     It is put into the text of the template: as `strftime_now`, in place of the function that transformers gives to
-    every template, and as `date_string` where nobody else sets that. Other templates stay as they are.
+    every template, and as `date_string` if nobody else sets that. Other templates stay as they are.
     """
     stamp = datetime.combine(check_date(day), datetime.min.time())
     template = getattr(tokenizer, "chat_template", None)

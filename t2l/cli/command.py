@@ -338,7 +338,7 @@ def run_sweep(command: Command, work: Work) -> None:
 
 
 def _launch_until_ended(command: Command, job: Job, words: list[str], folders: list[Path]) -> None:
-    """Starts the sweep and, where a killed worker process took others with it (joblib), starts those again, one by one."""
+    """Starts the sweep and, if a killed worker process took others with it (joblib), starts those again, one by one."""
     before: list[JobState] = []
     while True:
         try:

@@ -185,7 +185,7 @@ class Board:
         """One contender on one split.
 
         Args:
-            earlier: what this contender answered on other splits; where a split puts the same to it
+            earlier: what this contender answered on other splits; if a split puts the same to it
                 again (splits that differ in phrasing alone, for what uses no description), that is taken.
             is_variant: of another contender on the board, whose inputs it may share.
 

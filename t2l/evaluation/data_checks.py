@@ -29,7 +29,7 @@ ADVICE = (
 class DataChecks:
     """What the scored splits share with training.
 
-    Every check raises ValueError where a split is not what it claims; what is no reason to refuse is gathered for the
+    Every check raises ValueError if a split is not what it claims; what is no reason to refuse is gathered for the
     report.
     """
 

@@ -1,6 +1,6 @@
 """Answers to questions, one adapter per question, scored by the question's metric.
 
-An answer is written by greedy decoding, or chosen by likelihood where the metric says so.
+An answer is written by greedy decoding, or chosen by likelihood if the metric says so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Question:
     shots: Shots = ()
     """solved examples as earlier turns of the chat: what the user says, what the assistant answers"""
     stop: str = ""
-    """what ends a written answer, where the prompt is a text that would go on (solved examples); empty for nothing"""
+    """what ends a written answer if the prompt is a text that would go on (solved examples); empty for nothing"""
 
     @classmethod
     def of(cls, task: Task, example: Example, adapter: int = 0, prefix: str = "") -> Question:
@@ -256,7 +256,7 @@ def choose_answers(
 ) -> list[Answer]:
     """Answers each question with the likeliest of its choices, as the assistant's whole turn (`Metric.chooses`).
 
-    Raises ValueError for a question without choices, or where the base's context has no room for a prompt.
+    Raises ValueError for a question without choices, or if the base's context has no room for a prompt.
     """
     bare = [q.input for q in questions if not q.choices]
     if bare:

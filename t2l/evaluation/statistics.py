@@ -36,7 +36,7 @@ class Estimate:
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the interval leaves zero out (of use where this is a difference)."""
+        """Whether the interval leaves zero out (of use if this is a difference)."""
         return not self.low <= 0 <= self.high
 
     def row(self, name: str) -> dict[str, Any]:

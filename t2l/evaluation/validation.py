@@ -4,7 +4,7 @@
 |---|---|---|
 | unseen_tasks | of the suite's split `validation` | training descriptions |
 | unseen_descriptions | training tasks | training descriptions beyond the first `descriptions_per_task` |
-| seen_descriptions | training tasks, where none has more descriptions | those that are trained on |
+| seen_descriptions | training tasks, if none has more descriptions | those that are trained on |
 
 Rows are the tasks' `validation` examples (of unseen tasks without any, `train` examples, which nothing was trained on).
 Test examples and test phrasings are never looked at: what is scored has no say in what is chosen.

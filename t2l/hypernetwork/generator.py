@@ -47,7 +47,7 @@ class Confidence:
     """None if the checkpoint was not calibrated by `t2l evaluate keep_calibration=true`"""
 
     def warning(self, threshold: float) -> str | None:
-        """One line where the expected score is below a threshold."""
+        """One line if the expected score is below a threshold."""
         if self.expected_score is None or self.expected_score >= threshold:
             return None
         return (

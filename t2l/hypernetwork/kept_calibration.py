@@ -49,7 +49,7 @@ def check_writable(checkpoint: Path) -> None:
 
 
 def _size(about: Mapping[str, Any], other: Mapping[str, Any]) -> int:
-    """How much a calibration rests on: tasks, or answers where one of the two does not know its tasks."""
+    """How much a calibration rests on: tasks, or answers if one of the two does not know its tasks."""
     key = "n_tasks" if "n_tasks" in about and "n_tasks" in other else "n_fitted"
     return int(about.get(key, 0))
 

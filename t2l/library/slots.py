@@ -43,7 +43,7 @@ class SlotConfig:
     steps: int = 100
     """optimiser steps of an adapter's first cycle"""
     cycles: int = 1
-    """most cycles; another one follows where the validation loss is still above stop_loss"""
+    """most cycles; another one follows if the validation loss is still above stop_loss"""
     cycle_growth: float = 1.0
     """length of a cycle relative to the one before"""
     cycle_lr: float = 1.0
@@ -119,7 +119,7 @@ class TrainedAdapter:
 
 
 def initial_adapter(spec: LoraSpec, seed: int, name: str, shared_a: bool) -> LoraWeights:
-    """A fresh LoRA from (seed, name), or from the seed alone where A is shared."""
+    """A fresh LoRA from (seed, name), or from the seed alone if A is shared."""
     key = int(generator_for("init", seed, "" if shared_a else name).integers(2**62))
     return fresh_lora(spec, torch.Generator().manual_seed(key))
 

@@ -33,7 +33,7 @@ def trained_on(folder: Path, suites: Sequence[TaskSuite], definition: str) -> Ma
     """What one adapter of a library was trained on; None if nothing at all is recorded about it.
 
     Adapters made before rows were recorded have a hash over all examples of their task. Where a suite deals the task
-    the same examples, these are the rows; where not, which rows it were cannot be told.
+    the same examples, these are the rows; if not, which rows it were cannot be told.
 
     Args:
         folder: of the adapter, in `adapters/` or `static/`.

@@ -61,7 +61,7 @@ def inject(
         model: the base model; its target modules are found by the spec's paths.
         weights: a batch of adapters. Without `adapter_index` the rows of the batch fall into as many
             equal consecutive groups as there are adapters; one adapter serves every row.
-        adapter_index: [rows], which adapter each row uses, where groups are uneven.
+        adapter_index: [rows], which adapter each row uses, if groups are uneven.
 
     Raises:
         ValueError: the weights do not have the spec's shapes, or the model lacks a target module.

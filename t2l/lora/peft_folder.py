@@ -39,7 +39,7 @@ PLAIN_KEYS = frozenset(
     "lora_dropout target_modules exclude_modules layers_to_transform layers_pattern fan_in_fan_out rank_pattern "
     "alpha_pattern bias init_lora_weights eva_config megatron_core qalora_group_size ensure_weight_tying".split()
 )
-"""keys of PEFT's config that leave y = W x + scaling * B A x as it is, where `bias` and `init_lora_weights` allow it"""
+"""keys of PEFT's config that leave y = W x + scaling * B A x as it is, if `bias` and `init_lora_weights` allow it"""
 PLAIN_INITS = ("gaussian", "orthogonal", "eva")
 """initial values, beside True and False, that touch no weight of the base"""
 

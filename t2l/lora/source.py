@@ -98,7 +98,7 @@ class AdapterSource(ABC):
         self.time_s, self.made = self.time_s + time_s, self.made + made
 
     def all(self) -> LoraWeights:
-        """Every adapter at once: of use where there are few."""
+        """Every adapter at once: of use if there are few."""
         return self.take(range(self.count))
 
     def release(self) -> None:

@@ -137,7 +137,7 @@ class BitFit(HookedMethod[BitFitConfig]):
     """
 
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
-        """A shift after every module that has a bias, or after linear modules where none has."""
+        """A shift after every module that has a bias, or after linear modules if none has."""
         biased = {p: m.bias for p, m in model.named_modules() if isinstance(getattr(m, "bias", None), nn.Parameter)}
         if biased:
             if self.config.target_modules is not None:

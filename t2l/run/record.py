@@ -37,7 +37,7 @@ class LoggerConfig:
 
 
 def code_version() -> dict[str, str]:
-    """t2l's version and, in a checkout, the commit (with `+changes` where the tree differs from it)."""
+    """t2l's version and, in a checkout, the commit (with `+changes` if the tree differs from it)."""
     version = _versions("t2l")
     root = Path(__file__).parent.parent.parent
     try:

@@ -33,7 +33,7 @@ class PromptConfig:
         return self.definition == "shown"
 
     def apply(self, task: Task) -> Task:
-        """The task as it is trained on: where the definition is shown, with a training description before every input."""
+        """The task as it is trained on: if the definition is shown, with a training description before every input."""
         return show_definition(task) if self.is_shown else task
 
 
@@ -65,7 +65,7 @@ Shots = Sequence[tuple[str, str]]
 
 
 PLAIN_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] + '\\n' }}{% endfor %}"
-"""How a chat reads where the tokenizer has no template, as `render_prompts` writes it: each turn and a line break."""
+"""How a chat reads if the tokenizer has no template, as `render_prompts` writes it: each turn and a line break."""
 
 
 def render_prompts(tokenizer: Any, contents: Sequence[str], shots: Sequence[Shots] | None = None) -> list[str]:

@@ -148,7 +148,7 @@ def _with_trainer(config: PlanConfig, **changes: Any) -> PlanConfig:
 
 
 def plan(config: PlanConfig) -> Plan:
-    """Sizes of a run, and where a limit is given that its step exceeds, single changes with what they would need.
+    """Sizes of a run and, if a limit is given that its step exceeds, single changes with what they would need.
 
     Raises ValueError if the base's config is not to be had, or it has no such targets.
     """

@@ -57,7 +57,7 @@ def as_lines(told: str, solved: Sequence[Example], asked: str, is_chat: bool) ->
 
 
 def _stop(solved: Sequence[Example], otherwise: str) -> str:
-    """What ends an answer where the text would go on with further examples: a line break, unless answers have some."""
+    """What ends an answer when the text would go on with further examples: a line break, unless answers have some."""
     return otherwise if any("\n" in e.output.strip() for e in solved) else "\n"
 
 

@@ -42,7 +42,7 @@ class LoraHub(Contender):
     (sum w A, sum w B), and w minimises the loss on the task's first training examples plus
     0.05 * mean |w|, by nevergrad's NGOpt within +-1.5 from w = 0: the paper's equation, bounds, penalty and budget. Tasks
     search side by side, `tasks_at_once` of them in one pass per evaluation: what one finds does not depend on the others
-    beyond rounding. (NGOpt chooses COBYLA here, which can carry rounding far where the loss is flat.)
+    beyond rounding. (NGOpt chooses COBYLA here, which can carry rounding far when the loss is flat.)
     """
 
     name, place = "lorahub", 100

@@ -1,6 +1,6 @@
 """Runs generated Python in a process of its own: limited time and memory, an empty folder, no network.
 
-Only where a verb's `allow_code_execution` says so; everywhere else `passes` refuses.
+Only if a verb's `allow_code_execution` says so; everywhere else `passes` refuses.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def code_execution(allowed: bool) -> Iterator[None]:
 
 
 def as_configured(verb: Callable[[Any], Result]) -> Callable[[Any], Result]:
-    """A verb that runs generated code where its config's `allow_code_execution` says so, and nowhere else."""
+    """A verb that runs generated code if its config's `allow_code_execution` says so, and not otherwise."""
 
     @wraps(verb)
     def run(config: Any) -> Result:

@@ -7,7 +7,7 @@
                             right answers), "choices", and "test" or "test_list" (assertions about code)
 
 Splits that a task declares are line ranges, counted from 0. Of these train, validation and test are used; a suite that
-names them otherwise says so in suite.row_splits. Rows of other ranges are used only where a task declares none of the
+names them otherwise says so in suite.row_splits. Rows of other ranges are used only if a task declares none of the
 three: then all its rows are dealt out. What becomes of rows and tasks is in `row_splits.py`.
 """
 
@@ -41,7 +41,7 @@ class FolderSuiteConfig(DealingConfig):
     path: str = "???"
     """folder with tasks.json and one JSON-lines file per task"""
     row_splits: dict[str, str] = field(default_factory=dict)
-    """train, validation or test to the name of the range that holds these rows, where tasks.json names it otherwise
+    """train, validation or test to the name of the range that holds these rows, if tasks.json names it otherwise
     (+suite.row_splits.train=NAME)"""
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ def _own_descriptions(record: _Record, config: FolderSuiteConfig) -> tuple[str, 
 
 
 def _read_rows(path: Path, record: _Record, metric: str) -> list[Example]:
-    """A task's rows. Raises FileProblemError with file and line where one is malformed."""
+    """A task's rows. Raises FileProblemError with file and line if one is malformed."""
     lines = _read_text(path, f"{record.path} names the task").split("\n")
     if not lines[-1]:
         lines.pop()

@@ -34,7 +34,7 @@ class HubSuiteConfig(DealingConfig):
     name: str = "hub"
     """fixed"""
     datasets: dict[str, Any] = field(default_factory=dict)
-    """task name to the fields of HubTaskConfig that differ from `each`; null where none does"""
+    """task name to the fields of HubTaskConfig that differ from `each`; null if none does"""
     each: HubTaskConfig = field(default_factory=HubTaskConfig)
     """what the tasks have in common"""
     local_root: str | None = None

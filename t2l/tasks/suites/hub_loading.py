@@ -1,4 +1,4 @@
-"""Datasets read from the hub or from local folders, again where the network fails, and kept on disk as examples."""
+"""Datasets read from the hub or from local folders, again if the network fails, and kept on disk as examples."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 | split | tasks | described with |
 |---|---|---|
 | train | those trained on | training descriptions |
-| unseen_phrasing | the same | descriptions held out of training, where test_descriptions asks for some |
+| unseen_phrasing | the same | descriptions held out of training, if test_descriptions asks for some |
 | unseen_task | held_tasks, or whole families drawn by seed | training descriptions |
 | unseen_task_and_phrasing | the same | descriptions held out |
 | validation | validation_tasks: for choosing checkpoints | training descriptions |
@@ -78,7 +78,7 @@ class DealingConfig:
 
 
 def select_names(known: Sequence[str], config: DealingConfig, place: str) -> list[str]:
-    """Names of the tasks to read. Raises ValueError for a name that the suite does not have, or where none is left."""
+    """Names of the tasks to read. Raises ValueError for a name that the suite does not have, or if none is left."""
     for key in ("tasks", *ROLES):
         unknown = [n for n in getattr(config, key) or () if n not in set(known)]
         if unknown:

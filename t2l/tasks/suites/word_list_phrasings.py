@@ -114,7 +114,7 @@ def phrase(
 ) -> tuple[str, ...]:
     """Up to `count` distinct descriptions of the task made of `steps`, reproducible from `seed`.
 
-    Fewer come back only where the grammar has fewer (the caller decides whether that is enough).
+    Fewer come back only if the grammar has fewer (the caller decides whether that is enough).
     """
     rng = random.Random(f"{seed}:{grammar.phrasing}:{'+'.join(steps)}")
     phraser = _Phraser(steps, attribute, grammar, rng)

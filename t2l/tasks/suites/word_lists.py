@@ -58,7 +58,7 @@ _ATTRIBUTE_CODES = {name: f"at{i:02d}" for i, name in enumerate(ATTRIBUTES)}
 
 @dataclass(frozen=True)
 class WordListRule:
-    """What a word-list task does: one or two steps and, where a step selects, the attribute."""
+    """What a word-list task does: one or two steps and, if a step selects, the attribute."""
 
     steps: tuple[str, ...]
     attribute: str | None
@@ -92,7 +92,7 @@ class WordListRule:
         """A list of 4 to 7 distinct items from three groups, each group present at least once.
 
         The group of the rule's attribute is one of the three in nine lists out of ten (in one of two
-        where the question is whether there is any).
+        if the question is whether there is any).
         """
         groups = list(GROUPS)
         if self.attribute is None:
@@ -264,7 +264,7 @@ def build(config: WordListConfig) -> TaskSuite:
     """The suite of a config: the same seed gives the same tasks, splits, descriptions and examples.
 
     Raises:
-        ValueError: where a size asked for is more than the seed's partition or the grammar holds.
+        ValueError: if a size asked for is more than the seed's partition or the grammar holds.
     """
     parts = _partition(config)
     grammars = [grammar(phrasing, config.seed) for phrasing in PHRASINGS]
