@@ -43,7 +43,8 @@ from t2l.methods.hooked import BitFitConfig, BottleneckAdapterConfig
 from t2l.methods.low_rank import AdaLoraConfig, DoraConfig, LoraMethodConfig, VeraConfig
 from t2l.methods.scaling_and_prompts import Ia3Config, PrefixTuningConfig, PromptTuningConfig
 from t2l.methods.training import train_attached
-from t2l.objectives import ReconstructionConfig, ReconstructionObjective, SftConfig, SftObjective, Steps
+from t2l.objectives import Materials, ReconstructionConfig, ReconstructionObjective, SftConfig, SftObjective, Steps
+from t2l.objectives.distillation import DistillationConfig, DistillationObjective
 from t2l.objectives.losses import (
     frobenius_distance,
     inner_product,
@@ -278,6 +279,17 @@ def test_sft(settings: dict[str, Any], base_on: Callable[..., BaseModel], tasks:
         return _steps(Steps(objective, embeddings(), trainer, 0), made.eval(), trainer)
 
     same(run, gpu, 1e-3 if "adapter_dtype" not in settings else 5e-2)
+
+
+def test_distillation(base_on: Callable[..., BaseModel], tasks: list[Task], gpu: torch.device) -> None:
+    def run(device: torch.device) -> Any:
+        base, made = base_on(device), hypernetwork_on(device)
+        trainer = TrainerConfig(tasks_per_step=3, rows_per_task=2, rows_per_pass=2)
+        config = DistillationConfig(teacher="both", shots=2, labels=0.5, temperature=2.0)
+        objective = DistillationObjective.make(config, Materials(trainer, base, tasks))
+        return _steps(Steps(objective, embeddings(), trainer, 0), made.eval(), trainer)
+
+    same(run, gpu, 1e-3)
 
 
 def _steps(steps: Steps, made: Hypernetwork, trainer: TrainerConfig) -> Any:

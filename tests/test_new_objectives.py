@@ -35,10 +35,10 @@ from t2l.tasks.batches import collate
 class DistillationConfig:
     """What the base says when it reads the description, without reading it."""
 
-    name: str = "distillation"
+    name: str = "context_distillation"
 
 
-@register("objective", "distillation", DistillationConfig)
+@register("objective", "context_distillation", DistillationConfig)
 class Distillation(Objective):
     needs_base = True
 

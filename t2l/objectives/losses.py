@@ -48,7 +48,35 @@ def label_loss(
         rows: which row of the batch each label belongs to.
         row_count: number of rows; one without labels has a loss of zero.
     """
-    token_loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing, reduction="none")
+    return row_means(
+        F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing, reduction="none"), rows, row_count
+    )
+
+
+def distillation_loss(
+    student: Float[Tensor, "labels vocabulary"],
+    teacher: Float[Tensor, "labels vocabulary"],
+    rows: Int[Tensor, " labels"],
+    row_count: int,
+    temperature: float = 1.0,
+) -> Float[Tensor, " rows"]:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) in nats per token, averaged within the row.
+
+    Args:
+        student: logits; gradients go into these alone.
+        teacher: logits at the same tokens.
+        temperature: T of Hinton et al. 2015 (section 2), whose factor T^2 keeps gradients in scale.
+    """
+    given = (teacher.detach().float() / temperature).log_softmax(dim=-1)
+    found = (student.float() / temperature).log_softmax(dim=-1)
+    divergence = F.kl_div(found, given, log_target=True, reduction="none").sum(dim=-1)
+    return row_means(temperature**2 * divergence, rows, row_count)
+
+
+def row_means(
+    token_loss: Float[Tensor, " labels"], rows: Int[Tensor, " labels"], row_count: int
+) -> Float[Tensor, " rows"]:
+    """Means over each row's tokens; 0 for a row without labels."""
     counts = torch.bincount(rows, minlength=row_count).clamp_min(1)
     return token_loss.new_zeros(row_count).index_add(0, rows, token_loss / counts[rows])
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from t2l.base_model import BaseModel, checkpointing, label_logits
+from t2l.base_model.forward import LabelLogits
 from t2l.checks import at_least, in_range, one_of
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraWeights, inject
@@ -83,11 +84,21 @@ class SftObjective(Objective):
             for tasks in cheapest_passes(widths, self.trainer.pass_cost / each, most):
                 rows = [r for i in tasks for r in examples[i]]
                 adapters = weights if len(tasks) == len(examples) else weights[torch.tensor(tasks, device=device)]
+                teacher = self.teach(rows)
                 with inject(self.base.model, hypernetwork.spec, adapters.to(self._adapter_dtype)):
-                    yield Term("loss", self._row_losses(rows).sum() / (len(examples) * each))
+                    yield Term("loss", self.row_losses(rows, teacher).sum() / (len(examples) * each))
         yield Term("weight_mean_square", weight_penalty(weights), self.config.weight_penalty)
 
-    def _row_losses(self, rows: Sequence[TokenizedExample]) -> Float[Tensor, " rows"]:
+    def teach(self, rows: Sequence[TokenizedExample]) -> Any:
+        """What the base without adapters has to say on a pass's rows; nothing here."""
+        return None
+
+    def logits(self, rows: Sequence[TokenizedExample]) -> LabelLogits:
+        """The base's logits at response tokens, under the adapters that are injected."""
         batch = collate(rows, self.base.tokenizer.pad_token_id, self.base.device)
-        found = label_logits(self.base.model, batch.input_ids, batch.attention_mask, batch.labels)
+        return label_logits(self.base.model, batch.input_ids, batch.attention_mask, batch.labels)
+
+    def row_losses(self, rows: Sequence[TokenizedExample], teacher: Any) -> Float[Tensor, " rows"]:
+        """The loss of each row of a pass, with its adapters injected; `teacher` is what `teach` returned."""
+        found = self.logits(rows)
         return label_loss(found.logits, found.targets, found.rows, len(rows), self.config.label_smoothing)
