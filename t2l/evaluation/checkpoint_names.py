@@ -10,7 +10,9 @@ from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.run.continuation import MEMORY_AND_PACE, WHERE, without
 
-NOT_THE_RECIPE = (*WHERE, *MEMORY_AND_PACE, "seed", "library", "init_from", "base_model.path", "encoder.path")
+NOT_THE_RECIPE = (
+    *WHERE, *MEMORY_AND_PACE, "seed", "library", "init_from", "base_model.path", "base_model.gguf_file", "encoder.path",
+)  # fmt: skip
 """settings of a run in which seeds of one recipe may differ; what was loaded is told by fingerprint and identity, wherever
 it was"""
 

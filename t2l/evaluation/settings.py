@@ -11,7 +11,7 @@ INDECISIVE: Mapping[str, tuple[str, ...]] = {
         "run_dir", "contenders", "splits", "tasks", "checkpoints", "method_libraries", "library", "robustness_split",
         "confidence", "keep_calibration", "validation_split", "allow_code_execution",
     ),
-    "base_model": ("path", "revision", "device", "shard", "trust_remote_code"),
+    "base_model": ("path", "gguf_file", "revision", "device", "shard", "trust_remote_code"),
     "encoder": ("path", "revision", "device", "batch_size", "cache", "trust_remote_code"),
     "suite": ("path",),
     "training_suite": ("path",),
