@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python >= 3.11 and make:
-#   make quickstart   the whole path on the embedded world, about ten minutes on two cores
+#   make quickstart   the whole path on the embedded world, eight to twenty minutes on two cores, by processor
 #   make test         lint, types and tests
 # And one more times the hot paths:
 #   make bench        ratios and peak memory against PEFT and the bare base, in runs/bench; under ten minutes
