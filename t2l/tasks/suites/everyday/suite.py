@@ -75,7 +75,7 @@ class EverydayConfig:
     """tasks for choosing checkpoints: half with an unseen function, half with an unseen combination"""
 
     def __post_init__(self) -> None:
-        one_of(self, ("everyday", "everyday"), "name", under="suite")
+        one_of(self, ("everyday",), "name", under="suite")
         at_least(self, 0, "seed", under="suite")
         counts = [k for k in vars(self) if k not in ("name", "seed")]
         at_least(self, 1, *counts, under="suite")
