@@ -9,8 +9,12 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Caches of the tests' own: what they leave in the user's would be read by the user's next run.
+os.environ.setdefault("GIT_CONFIG_GLOBAL", os.path.expanduser("~/.gitconfig"))
+os.environ["HOME"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "home")
+os.makedirs(os.environ["HOME"], exist_ok=True)
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 CHECKED = "lora.weights lora.injection objectives.losses tasks.batches hypernetwork.interface hypernetwork.residual \
     hypernetwork.text_to_lora"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 from pathlib import Path
@@ -18,7 +19,10 @@ from t2l.base_model import (
     verify_frozen,
 )
 from t2l.base_model.files import file_fingerprint, mini_base_model_path
+from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.settings import decisive_settings
 from t2l.lora import inject
+from t2l.run.continuation import without
 from t2l.tasks import render_prompts
 
 
@@ -75,6 +79,38 @@ def test_template_values_reach_every_prompt(tmp_path: Path) -> None:
     quick = load_base_model(BaseModelConfig(str(folder), device="cpu", template_values={"enable_thinking": False}))
     assert render_prompts(plain.tokenizer, ["dog"]) == ["thinking: dog"]
     assert render_prompts(quick.tokenizer, ["dog"]) == ["dog"]
+
+
+TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+
+
+def test_another_chat_template_reaches_every_prompt() -> None:
+    base = load_base_model(BaseModelConfig(device="cpu", chat_template=TURNS))
+    assert render_prompts(base.tokenizer, ["dog"], [[("cat", "no")]]) == ["<user>cat<assistant>no<user>dog"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}", "base_model.chat_template cannot be read as Jinja"),
+        ("{{ bos_token }}", "does not show what the user says"),
+    ],
+)
+def test_a_chat_template_that_says_nothing_is_refused(template: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_base_model(BaseModelConfig(device="cpu", chat_template=template))
+
+
+def test_what_was_run_before_there_were_chat_templates_goes_on() -> None:
+    """A setting that came later and is not set is as one that is not there."""
+    for settings in ({"base_model": {"dtype": "float32"}}, {"encoder": {"model": {"dtype": "float32"}}}):
+        now = copy.deepcopy(settings)
+        part = now["base_model"] if "base_model" in now else now["encoder"]["model"]
+        part["chat_template"] = None  # type: ignore[index]
+        assert without(now, ()) == without(settings, ())
+        part["chat_template"] = TURNS  # type: ignore[index]
+        assert without(now, ()) != without(settings, ())
+    assert "chat_template" not in decisive_settings(EvaluateConfig(contenders=["base"]))["base_model"]
 
 
 def test_missing_attention_implementation_says_so() -> None:

@@ -143,19 +143,21 @@ def test_the_base_is_loaded_and_prompted_as_in_training(
 ) -> None:
     """Whatever the configuration's defaults say: dtype, template values and definition of the checkpoint."""
     values = {**AS_TRAINED, "dtype": "bfloat16", "template_values": {"thinking": False}, "definition": "shown"}
+    values["chat_template"] = "{{ messages[0].content }}"
     write(tmp_path / "run", values)
     context = loaded(asked(checkpoints=[str(tmp_path / "run")]))
     assert context.base.model.dtype is torch.bfloat16
-    assert context.base.tokenizer.chat_template.startswith("{%- set thinking = false -%}")
+    assert context.base.tokenizer.chat_template == "{%- set thinking = false -%}{{ messages[0].content }}"
     assert all(view.shows_description for view in context.scope.views)
     assert context.scope.conditions.taken == (
+        "base_model.chat_template={{ messages[0].content }} as trained, not null as configured",
         'base_model.template_values={"thinking": false} as trained, not {} as configured',
         "base_model.dtype=bfloat16 as trained, not float32 as configured",
     )
     given = loaded(asked(checkpoints=[str(tmp_path / "run")], conditions="given", prompt=ScoredPromptConfig("hidden")))
     assert given.base.model.dtype is torch.float32
     assert not any(view.shows_description for view in given.scope.views)
-    assert len(given.scope.conditions.deviations) == 3
+    assert len(given.scope.conditions.deviations) == 4
 
 
 def test_a_value_set_aside_is_said_loudly_unless_it_is_a_default(caplog: pytest.LogCaptureFixture) -> None:

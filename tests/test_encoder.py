@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
+import pwd
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +55,20 @@ def test_cache_is_by_content_and_survives_a_new_encoder(tmp_path: Path) -> None:
     assert torch.equal(second[1], first[0])
     assert torch.equal(second[0], first[1])
     assert torch.equal(first[0], first[2])
+
+
+def test_what_was_computed_otherwise_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number of threads changes last bits, and with them what a run of the same seed ends in."""
+    encoder_in(tmp_path)[0].encode(["keep", "drop"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 17)
+    encoder, asked = encoder_in(tmp_path)
+    encoder.encode(["keep", "drop"])
+    assert asked.asked == ["keep", "drop"]
+
+
+def test_tests_leave_the_users_cache_alone() -> None:
+    user = pwd.getpwuid(os.getuid()).pw_dir
+    assert not Path(EncoderConfig().cache).expanduser().is_relative_to(Path(user) / ".cache")
 
 
 def test_groups_come_back_as_they_went_in(tmp_path: Path) -> None:

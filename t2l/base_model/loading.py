@@ -18,7 +18,7 @@ from torch import nn
 
 from t2l.base_model.decoding import note_overridden_decoding
 from t2l.base_model.files import cached_snapshot, file_fingerprint, resolve_path
-from t2l.base_model.tokenizer import check_date, fit_tokenizer, freeze_date, set_template_values
+from t2l.base_model.tokenizer import check_date, fit_tokenizer, freeze_date, set_chat_template, set_template_values
 from t2l.checks import one_of
 from t2l.distributed import local_device, shard
 
@@ -61,6 +61,8 @@ class BaseModelConfig:
     """among several processes, spread the base's parameters over them (FSDP) instead of replicating it"""
     gguf_file: str | None = None
     """name of a GGUF file in the folder or hub id `path`; the two become one path"""
+    chat_template: str | None = None
+    """Jinja text in place of the tokenizer's own chat template, with `messages` and `add_generation_prompt`; null: its own"""
 
     def __post_init__(self) -> None:
         if self.shard and self.quantization is not Quantization.none:
@@ -170,6 +172,8 @@ def load_base_model(config: BaseModelConfig) -> BaseModel:
         raise ValueError(f"base_model.path={config.path} could not be loaded: {first_line}") from error
     except SafetensorError as error:
         raise ValueError(f"base_model.path={config.path}: a weight file is damaged ({error})") from error
+    if config.chat_template is not None:
+        set_chat_template(tokenizer, config.chat_template)
     freeze_date(tokenizer, config.date)
     set_template_values(tokenizer, config.template_values)
     fit_tokenizer(tokenizer, model, config.path)

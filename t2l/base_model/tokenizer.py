@@ -19,6 +19,23 @@ DIRECTIVES = (*"aAbBcCdDeFgGhHIjmMnpPrRsStTuUVwWxXyYzZf", "-d", "-m", "-H", "-I"
 """What may follow the % of a strftime format."""
 
 
+def set_chat_template(tokenizer: Any, template: str) -> None:
+    """Gives a tokenizer another chat template. Raises ValueError for one that cannot be read or shows no message."""
+    from jinja2 import TemplateError
+
+    tokenizer.chat_template, said = template, "What is it?"
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": said}], tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:
+        raise ValueError(f"base_model.chat_template cannot be read as Jinja: {error}") from error
+    if said not in text:
+        raise ValueError(
+            "base_model.chat_template does not show what the user says: write {{ m['content'] }} for each m of messages"
+        )
+
+
 def set_template_values(tokenizer: Any, values: Mapping[str, Any]) -> None:
     """Gives a tokenizer's chat template values of its own, so that every use of it has them."""
     if not values:

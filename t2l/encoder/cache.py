@@ -24,16 +24,17 @@ CHECKSUM = 8
 
 
 class EmbeddingCache:
-    """Embeddings by sha256 of their text; one SQLite file per encoder identity and versions of the libraries."""
+    """Embeddings by sha256 of their text; one SQLite file per encoder identity and way of computing (`soundness.made_by`)."""
 
-    def __init__(self, folder: Path, identity: str, versions: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, identity: str, made_by: Mapping[str, str]) -> None:
         """Opens the file, or makes it.
 
         Args:
             folder: may begin with `~`.
-            versions: of the libraries that compute embeddings, which change them without changing the encoder.
+            made_by: versions of the libraries that compute embeddings, and what else changes them without changing the
+                encoder.
         """
-        key = json.dumps([FORMAT, identity, dict(sorted(versions.items()))])
+        key = json.dumps([FORMAT, identity, dict(sorted(made_by.items()))])
         self._path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.sqlite"
         self._database: sqlite3.Connection | None = None
         with self._forgiving():

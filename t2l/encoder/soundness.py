@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from t2l.encoder.interface import Embedder, first_line
@@ -19,6 +20,15 @@ SAME = 1e-6
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that compute embeddings, without what names a build (`+cpu`)."""
     return {name: version(name).split("+")[0] for name in LIBRARIES}
+
+
+def made_by() -> dict[str, str]:
+    """What the last bits of an embedding depend on beside encoder and text: libraries, threads, instructions.
+
+    A cache that mixed them would make two runs of one seed differ by what ran before them.
+    """
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {**library_versions(), "threads": str(torch.get_num_threads()), "instructions": instructions}
 
 
 def check_embeddings(embedder: Embedder, texts: Sequence[str], values: Float[np.ndarray, "texts d_embedding"]) -> None:

@@ -15,7 +15,7 @@ from t2l.base_model import BaseModel, BaseModelConfig
 from t2l.encoder.cache import EmbeddingCache
 from t2l.encoder.interface import Embedder
 from t2l.encoder.saved_config import OwnEncoder, OwnEncoderConfig
-from t2l.encoder.soundness import check_embeddings, library_versions
+from t2l.encoder.soundness import check_embeddings, made_by
 from t2l.registry import Component, component_of
 from t2l.tasks import Task
 
@@ -75,7 +75,7 @@ class TaskEncoder:
         self._embedder: Embedder = self._kind.make(config, base=base, base_config=base_config, tasks=tasks)
         self.identity = self._embedder.identity
         folder = self._embedder.cache
-        self._cache = EmbeddingCache(Path(folder), self.identity, library_versions()) if folder else None
+        self._cache = EmbeddingCache(Path(folder), self.identity, made_by()) if folder else None
 
     @property
     def reads_any_text(self) -> bool:

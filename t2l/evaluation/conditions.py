@@ -22,7 +22,7 @@ from t2l.methods.folder import MethodLibrary
 
 log = logging.getLogger(__name__)
 HIDDEN = "hidden"
-OF_BASE = ("template_values", "dtype", "quantization", "date")
+OF_BASE = ("chat_template", "template_values", "dtype", "quantization", "date")
 """keys of `base_model` that change what the base computes from a question, and are restored"""
 RECORDED_ONLY = ("attention",)
 """what the machine at hand decides; a difference is said, not undone"""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from t2l.run.continuation import SINCE
+
 INDECISIVE: Mapping[str, tuple[str, ...]] = {
     "": (
         "run_dir", "contenders", "splits", "tasks", "checkpoints", "method_libraries", "library", "robustness_split",
@@ -29,4 +31,10 @@ def decisive_settings(config: Any) -> dict[str, Any]:
     for part, keys in INDECISIVE.items():
         if part and isinstance(kept.get(part), dict):
             kept[part] = {k: v for k, v in kept[part].items() if k not in keys}
-    return kept
+    return _without_unset(kept)
+
+
+def _without_unset(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Less what came later and is not set."""
+    kept = {k: v for k, v in settings.items() if v is not None or f"{prefix}{k}" not in SINCE}
+    return {k: _without_unset(v, f"{prefix}{k}.") if isinstance(v, dict) else v for k, v in kept.items()}

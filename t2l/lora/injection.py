@@ -74,15 +74,16 @@ def inject(
     handles = []
     try:
         for g in spec.groups:
-            A, B = weights.A[g.name], weights.B[g.name]
-            for i, path in enumerate(g.paths):
+            # Unbound, not indexed: the gradient of each A[:, i] would be as large as A, once a layer.
+            layers = zip(weights.A[g.name].unbind(1), weights.B[g.name].unbind(1), strict=True)
+            for path, (A, B) in zip(g.paths, layers, strict=True):
                 try:
                     module = model.get_submodule(path)
                 except AttributeError:
                     raise ValueError(
                         f"the base model has no module {path!r}: the spec was made for another model"
                     ) from None
-                handles.append(module.register_forward_hook(_hook(A[:, i], B[:, i], spec.scaling)))
+                handles.append(module.register_forward_hook(_hook(A, B, spec.scaling)))
         yield
     finally:
         for handle in handles:

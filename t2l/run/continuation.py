@@ -26,6 +26,8 @@ CHOICE = ("trainer.validate_every", "trainer.patience")
 FREE = (*WHERE, *MEMORY_AND_PACE, *CHOICE)
 """what may differ when a run goes on; every difference is recorded"""
 NOT_SET = "(not set)"
+SINCE = ("base_model.chat_template", "encoder.model.chat_template")
+"""settings that came after runs and reports which are still about; these lack them, and so does a config that leaves them null"""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def changes_the_result(change: Change) -> str:
 
 
 def without(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Settings by dotted path, less those named."""
-    return {key: value for key, value in flat(settings).items() if not is_free(key, keys)}
+    """Settings by dotted path, less those named, and those that came later and are not set."""
+    kept = {key: value for key, value in flat(settings).items() if not is_free(key, keys)}
+    return {key: value for key, value in kept.items() if value is not None or key not in SINCE}
 
 
 def settings_of(config: Any) -> dict[str, Any]:
