@@ -82,7 +82,7 @@ def merge(
     if exotic := exotic_features(config):
         raise ValueError(f"{adapter}: the adapter uses {', '.join(exotic)}: only plain LoRA can be merged")
     provenance = load_provenance(adapter) if (adapter / PROVENANCE_FILE).is_file() else {}
-    name = base_model or _named_base(adapter, config, provenance)
+    name = base_model or named_base(adapter, config, provenance)
     revision = revision or (None if base_model else config.get("revision"))
     source = BaseModelConfig(path=name, revision=revision, trust_remote_code=trust_remote_code)
     base, was_quantised, stored = _load_base(adapter, source, provenance.get("base_fingerprint"))
@@ -123,7 +123,7 @@ def _about(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, An
     }
 
 
-def _named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+def named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     """The name an adapter gives for its base: a folder that is here before a hub id."""
     names = [str(n) for n in (provenance.get("base_model"), config.get("base_model_name_or_path")) if n]
     for name in sorted(names, key=lambda n: not (n == MINI_BASE or Path(n).is_dir())):
@@ -135,7 +135,8 @@ def _named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[st
     raise ValueError(f"{adapter}: the base it names is not on this machine: give it with --base-model")
 
 
-def _check_base(adapter: Path, name: str, made_for: str | None, found: str | None) -> None:
+def check_base(adapter: Path, name: str, made_for: str | None, found: str | None) -> None:
+    """Raises ValueError if an adapter was made for a base with another fingerprint than the one found; None: not known."""
     if made_for and found and made_for != found:
         raise ValueError(
             f"{adapter} was made for another base model (fingerprint {made_for[:12]}); {name} has {found[:12]}: "
@@ -146,7 +147,7 @@ def _check_base(adapter: Path, name: str, made_for: str | None, found: str | Non
 def _load_base(adapter: Path, source: BaseModelConfig, made_for: str | None) -> tuple[BaseModel, bool, str]:
     """The adapter's base in float32, whether its files are quantised, and the dtype they are in."""
     name, path = source.path, resolve_path(source.path)
-    _check_base(adapter, name, made_for, file_fingerprint(cached_snapshot(path, source.revision) or path))
+    check_base(adapter, name, made_for, file_fingerprint(cached_snapshot(path, source.revision) or path))
     settings = model_config(path, source.trust_remote_code, source.revision)
     quantised = getattr(settings, "quantization_config", None)
     if quantised:
@@ -157,7 +158,7 @@ def _load_base(adapter: Path, source: BaseModelConfig, made_for: str | None) -> 
             )
     # bitsandbytes dequantises where it loaded the weights, which is the GPU if there is one.
     base = load_base_model(replace(source, device="auto" if quantised else "cpu"))
-    _check_base(adapter, name, made_for, base.fingerprint)
+    check_base(adapter, name, made_for, base.fingerprint)
     if quantised:
         base.model.dequantize(torch.float32)
     stored = str(getattr(settings, "dtype", None) or "float32").removeprefix("torch.")
@@ -169,8 +170,6 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
 
     Raises ValueError unless every tensor of the folder found its place, and merged weights do what the adapter does.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-
     tensors = {k: t for k, t in read_tensors(adapter / WEIGHTS_FILE).items() if not _is_copy_of_base(k, t, model)}
     foreign = sorted(key for key in tensors if parse_key(key) is None)
     if foreign:
@@ -178,6 +177,27 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
             f"{adapter}: {foreign[0]!r} is not a LoRA weight of a linear module: it cannot be merged"
         )
     is_untied = _untie(model, {parsed[0] for key in tensors if (parsed := parse_key(key))}, adapter)
+    wrapped = load_strictly(model, adapter, tensors)
+    adapted = sample_logits(wrapped.get_base_model())
+    merged = wrapped.merge_and_unload()
+    apart = _apart(sample_logits(merged), adapted)
+    if bool(adapted.isfinite().all()) and apart > TOLERANCE:
+        raise ValueError(
+            f"{adapter}: merged, the model does not do what the adapter does (logits off by {apart:.2g} of the largest)"
+        )
+    return merged, is_untied
+
+
+def load_strictly(model: Any, adapter: Path, tensors: Mapping[str, Tensor]) -> Any:
+    """A model with a PEFT folder's adapter on it, as PEFT loads it; a key too many, too few or changed is an error.
+
+    Args:
+        tensors: what of the folder's weights belongs to the adapter.
+
+    Raises ValueError if the adapter does not fit the model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
     try:
         with warnings.catch_warnings(action="ignore"):  # of missing keys, which are errors below
             wrapped = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
@@ -193,14 +213,7 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
     )
     if wrong:
         raise ValueError(f"{adapter}: PEFT did not load {wrong[0]!r} as it is on disk")
-    adapted = sample_logits(wrapped.get_base_model())
-    merged = wrapped.merge_and_unload()
-    apart = _apart(sample_logits(merged), adapted)
-    if bool(adapted.isfinite().all()) and apart > TOLERANCE:
-        raise ValueError(
-            f"{adapter}: merged, the model does not do what the adapter does (logits off by {apart:.2g} of the largest)"
-        )
-    return merged, is_untied
+    return wrapped
 
 
 def _is_copy_of_base(key: str, tensor: Tensor, model: Any) -> bool:

@@ -61,6 +61,18 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         run_verb(name, command.settings[0])
 
 
+def by_place(words: Sequence[str], keys: Sequence[str], settings: Any) -> dict[str, Any]:
+    """The keys that words by their place are the values of; a key that has a value already is passed over."""
+    found: dict[str, Any] = {}
+    rest = list(words)
+    for key in keys:
+        if isinstance(getattr(settings, key), list):
+            found |= {key: rest} if rest else {}
+        elif rest and (len(keys) == 1 or not getattr(settings, key)):
+            found[key] = rest.pop(0)
+    return found
+
+
 def command_words(name: str, arguments: Sequence[str]) -> Words:
     """The words that follow a verb, sorted. Raises ValueError for one that it does not take."""
     verb = verb_named(name)
@@ -240,10 +252,7 @@ def read_command(name: str, words: Words) -> Command:
     typed = [*words.options, *overrides]
     if not is_sweep:
         settings = settings_of(config)
-        key = verb_named(name).words
-        if words.positional and key is not None:
-            many = isinstance(getattr(settings, key), list)
-            settings = replace(settings, **{key: words.positional if many else words.positional[0]})
+        settings = replace(settings, **by_place(words.positional, verb_named(name).words, settings))
         return Command(name, typed, task, [task], [settings], hydra, False, words.has(SHOW_CONFIG))
     of_hydra = [o for o in overrides if is_of_hydra(o)]
     task = [*(f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()), *task]

@@ -74,9 +74,9 @@ def verb_help(name: str, overrides: Sequence[str], folder: str | None = None) ->
 def _usage(name: str) -> Iterator[str]:
     verb = verb_named(name)
     words = ""
-    if verb.words is not None:
-        many = "list" in str(next(f.type for f in fields(verb.config) if f.name == verb.words))
-        words = f" {verb.words.removesuffix('s').upper()}{' ...' if many else ''}"
+    for key in verb.words:
+        many = "list" in str(next(f.type for f in fields(verb.config) if f.name == key))
+        words += f" {key.removesuffix('s').upper()}{' ...' if many else ''}"
     sweeps = " [-m]" if verb.keeps_records else ""
     usage = f"usage: t2l {name}{words} [key=value ...] [--some-key VALUE ...]{sweeps} [--cfg job]"
     yield from textwrap.wrap(usage, WIDTH, subsequent_indent=" " * len(f"usage: t2l {name} "), break_on_hyphens=False)
@@ -87,7 +87,7 @@ def _usage(name: str) -> Iterator[str]:
         "--some-key VALUE is the same as some_key=VALUE, --some-flag as some_flag=true; `--cfg job` prints what the "
         "command composes and runs nothing."
     )
-    if verb.words is not None:
+    if verb.words:
         told.append("Words after -- are taken as they are, whatever they look like.")
     if verb.keeps_records:
         told.append("-m sweeps over values with commas between them.")

@@ -49,13 +49,13 @@ class Words:
         return any(word.partition("=")[0] in options for word in self.options)
 
 
-def read_words(arguments: Sequence[str], config: type, groups: Sequence[str], positional: str | None) -> Words:
+def read_words(arguments: Sequence[str], config: type, groups: Sequence[str], places: Sequence[str]) -> Words:
     """Sorts the words of a command.
 
     Args:
         config: the verb's root config.
         groups: its config groups.
-        positional: the key that takes words by their place, if there is one.
+        places: the keys that take words by their place.
 
     Raises ValueError for an option that there is not, one without its value, or a word that the verb does not take.
     """
@@ -78,14 +78,14 @@ def read_words(arguments: Sequence[str], config: type, groups: Sequence[str], po
                 found.config_folder = value if given else found.options[-1]
         elif word.startswith("--"):
             found.overrides.append(_override(word, rest, kinds, keys))
-        elif positional is None or _is_override(word, keys):
+        elif not places or _is_override(word, keys):
             found.overrides.append(_renamed(word, keys))
         else:
             found.positional.append(word)
-    if found.positional and positional is None:
+    if found.positional and not places:
         raise ValueError(f"only key=value is taken here, not {found.positional[0]!r}")
-    if positional is not None and kinds[positional] is str and len(found.positional) > 1:
-        raise ValueError(f"one {positional} is taken here, not {len(found.positional)}: {', '.join(found.positional)}")
+    if places and all(kinds[key] is str for key in places) and len(found.positional) > len(places):
+        raise ValueError(f"one {places[-1]} is taken here, not {len(found.positional)}: {', '.join(found.positional)}")
     return found
 
 

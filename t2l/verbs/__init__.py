@@ -6,6 +6,7 @@ To add a verb: a module here, its line in VERBS, and conf/VERB.yaml.
 from __future__ import annotations
 
 import importlib
+import keyword
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ VERBS = {
     "describe": "write descriptions of tasks with a language model",
     "pretrain_base": "pretrain the mini base model from scratch",
     "generate": "turn descriptions into PEFT adapter folders",
+    "try": "answers of the base and of an adapter, side by side",
     "library": "verify and summarise the adapters of a library",
     "compare": "reports side by side, with differences paired by example",
     "merge": "add an adapter to its base's weights and save the model",
@@ -36,8 +38,9 @@ class Verb:
     run: Callable[..., Any]
     """does the work on the composed config; if `is_parallel`, on the `World` of processes as well. Raises ValueError for
     what the user can mend"""
-    words: str | None = None
-    """key of the config that takes the command's other words: one word if it is a str, several if it is a list"""
+    words: tuple[str, ...] = ()
+    """keys of the config that take the command's other words by their place: one word each, the last all that are left if
+    it is a list"""
     is_parallel: bool = False
     """whether torchrun may run it in several processes"""
     keeps_records: bool = True
@@ -46,4 +49,5 @@ class Verb:
 
 def verb_named(name: str) -> Verb:
     """The verb of this name, imported with everything it needs."""
-    return importlib.import_module(f"{__name__}.{name}").VERB
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    return importlib.import_module(f"{__name__}.{module}").VERB

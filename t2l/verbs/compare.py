@@ -291,4 +291,4 @@ def run(config: CompareConfig) -> None:
     print(json.dumps(found.rows, indent=2) if config.json else "\n".join(comparison_lines(found)))
 
 
-VERB = Verb(CompareConfig, run, words="runs", keeps_records=False)
+VERB = Verb(CompareConfig, run, words=("runs",), keeps_records=False)

@@ -66,4 +66,4 @@ def run(config: GenerateConfig) -> None:
             print(f"t2l: warning: {folder}: {warning}", file=sys.stderr)
 
 
-VERB = Verb(GenerateConfig, run, words="descriptions", keeps_records=False)
+VERB = Verb(GenerateConfig, run, words=("descriptions",), keeps_records=False)

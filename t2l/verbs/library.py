@@ -214,4 +214,4 @@ def run(config: LibraryConfig) -> None:
         )
 
 
-VERB = Verb(LibraryConfig, run, words="folder", keeps_records=False)
+VERB = Verb(LibraryConfig, run, words=("folder",), keeps_records=False)

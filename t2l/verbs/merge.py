@@ -43,4 +43,4 @@ def run(config: MergeConfig) -> None:
         print("t2l: the base's files are quantised: its weights were dequantised before merging", file=sys.stderr)
 
 
-VERB = Verb(MergeConfig, run, words="adapter", keeps_records=False)
+VERB = Verb(MergeConfig, run, words=("adapter",), keeps_records=False)
