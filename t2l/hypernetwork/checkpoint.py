@@ -20,7 +20,7 @@ from torch import Tensor
 
 from t2l import encoder as encoders
 from t2l import hypernetwork as hypernetworks
-from t2l.base_model.files import earlier_fingerprint_hint
+from t2l.base_model.files import earlier_fingerprint_hint, shipped_folder
 from t2l.encoder.saved_config import in_words
 from t2l.files import FileProblemError, read_json, read_tensors
 from t2l.hypernetwork import Hypernetwork
@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "trainer.safetensors"
 TRAINING_DATA = "training_data.safetensors"
 """hashes of what was trained on, and where each training task's descriptions lie"""
+SHIPPED = "smollm2"
+"""name of the checkpoint that comes with t2l"""
+STATISTICS = ("mean_A_", "mean_B_", "std_A_", "std_B_")
+"""how the statistics of adapters are called in a hypernetwork's state (`Hypernetwork`)"""
 OWN_FILES = (RECORD, WEIGHTS, TRAINER, TRAINING_DATA)
 """what a checkpoint's folder holds"""
 
@@ -93,7 +97,7 @@ def load_training_data(folder: Path) -> TrainingData | None:
     if not (folder / TRAINING_DATA).is_file():
         return None
     tensors = read_tensors(folder / TRAINING_DATA)
-    centres = tensors.pop("centres")
+    centres = tensors.pop("centres").float()  # 16 bits in an exported one
     return TrainingData(Manifest.from_tensors(tensors), centres)
 
 
@@ -128,8 +132,12 @@ def find_checkpoint(folder: Path) -> Path:
     A run's folder means the checkpoint that validation chose if there was validation, else the last one. `RUN:best` and
     `RUN:last` ask for one of the two, and a checkpoint's own folder (`RUN/checkpoints/step-000200`) for that very one.
 
+    `smollm2` is the hypernetwork that ships with t2l, unless there is a folder of that name.
+
     Raises FileProblemError if there is neither.
     """
+    if str(folder) == SHIPPED and not folder.exists() and (shipped := shipped_folder(SHIPPED)) is not None:
+        folder = shipped
     if (folder / RECORD).is_file():
         return folder
     name, _, which = str(folder).rpartition(":")
@@ -177,8 +185,12 @@ def load_hypernetwork(folder: Path, record: CheckpointRecord) -> Hypernetwork:
 
 
 def load_strictly(model: Hypernetwork, folder: Path) -> None:
+    """Fills a hypernetwork with a checkpoint's weights. Raises FileProblemError if they are not its own."""
+    found = read_tensors(folder / WEIGHTS)
+    if "has_statistics" in found and not found["has_statistics"]:  # an exported one leaves out what it has not
+        found = {**{k: t for k, t in model.state_dict().items() if k.startswith(STATISTICS)}, **found}
     try:
-        model.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
+        model.load_state_dict(found, strict=True)
     except RuntimeError as error:
         raise FileProblemError(f"{folder / WEIGHTS} does not fit its record: {str(error).splitlines()[0]}") from None
 

@@ -229,6 +229,8 @@ def _conditions(conditions: Mapping[str, Any] | None) -> list[str]:
     if conditions.get("quantization", "none") != "none":
         storage += f", quantised ({conditions['quantization']})"
     said = [f"It was trained on the base in {storage}; under another storage scores may differ."]
+    if conditions.get("chat_template"):
+        said.append(f"Prompts were written by this chat template, not the base's own: `{conditions['chat_template']}`.")
     if conditions.get("template_values"):
         values = ", ".join(f"`{k}={json.dumps(v)}`" for k, v in conditions["template_values"].items())
         said.append(f"The base's chat template was given {values}: give it the same.")

@@ -23,6 +23,7 @@ VERBS = {
     "try": "answers of the base and of an adapter, side by side",
     "library": "verify and summarise the adapters of a library",
     "compare": "reports side by side, with differences paired by example",
+    "export": "a trained hypernetwork in one folder to hand on, with a card",
     "merge": "add an adapter to its base's weights and save the model",
     "plan": "what `t2l train` would train, its sizes, whether a step fits",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.checks import in_range
+from t2l.hypernetwork.checkpoint import SHIPPED
 from t2l.hypernetwork.generator import Confidence, folders_for, load, read_descriptions, write_adapters
 from t2l.verbs import Verb
 
@@ -22,8 +23,8 @@ class GenerateConfig:
     """text file with more descriptions, one per line"""
     encoder: Any = None
     """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
-    checkpoint: str = ""
-    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last"""
+    checkpoint: str = SHIPPED
+    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last; smollm2 is the one that ships with t2l"""
     run_dir: str = ""
     """adapter folder to write; several descriptions get numbered folders inside it"""
     base: str | None = None
@@ -45,7 +46,9 @@ def generate(config: GenerateConfig) -> list[tuple[Path, Confidence | None]]:
     Raises ValueError for an empty description, an unfit checkpoint, or nothing to describe.
     """
     if not config.checkpoint or not config.run_dir:
-        raise ValueError("generate needs --checkpoint DIR (a run of `t2l train`) and --run-dir DIR")
+        raise ValueError(
+            "generate needs --run-dir DIR, and --checkpoint DIR (a run of `t2l train`) if not the one that ships with t2l"
+        )
     texts = [*config.descriptions, *(read_descriptions(Path(config.file)) if config.file is not None else [])]
     if not texts:
         raise ValueError("nothing to generate from: give a description, or --file with one per line")

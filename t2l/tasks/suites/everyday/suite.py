@@ -118,7 +118,11 @@ def _descriptions(rule: Rule, function: Function, config: EverydayConfig) -> dic
 
 
 def make_task(rule: Rule, inputs: Deal, config: EverydayConfig) -> Task:
-    """A task on the inputs of its kind. Its longest answer in tokens is bounded by that in bytes, and an end."""
+    """A task on the inputs of its kind.
+
+    Its longest answer in tokens is bounded by that in bytes, and an end; the next power of two from 8, so that questions of
+    different tasks are answered together.
+    """
     function, form = functions()[rule.function], formats()[rule.format]
     examples = {
         split: tuple(Example(i.text, form.write(i.text, i.answers[rule.function])) for i in items)
@@ -136,7 +140,7 @@ def make_task(rule: Rule, inputs: Deal, config: EverydayConfig) -> Task:
             "format": rule.format,
             "family": function.family,
         },
-        max_new_tokens=longest + 2,
+        max_new_tokens=max(8, 1 << (longest + 1).bit_length()),
     )
 
 
