@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from t2l.base_model import BaseModel, BaseModelConfig, freeze, load_base_model
 from t2l.lora import LoraSpec, Scaling
 from t2l.objectives.losses import response_loss
 from t2l.tasks import TaskSuite, TokenizedExample, tokenize_examples
 from t2l.tasks.batches import TokenBatch
+from t2l.tasks.prompting import IGNORE_INDEX
 from t2l.tasks.suites import WordListConfig, build
 
 
@@ -33,6 +35,7 @@ class RandomBase:
 
 
 MISTRAL_7B = RandomBase(4096, 32, 14336, 32, 8, 32000, "bfloat16")
+SMOLLM2_135M = RandomBase(576, 30, 1536, 9, 3, 49152)
 WIDE = RandomBase(512, 8, 1536, 8, 4)
 TOY = RandomBase(32, 2, 48, 4, 2)
 
@@ -96,12 +99,25 @@ def random_rows(base: BaseModel, tasks: int, rows: int, length: int) -> list[lis
     return [[TokenizedExample(tuple(r[:prompt]), tuple(r[prompt:])) for r in task] for task in ids]
 
 
-def bare_step(model: nn.Module, batch: TokenBatch) -> Callable[[], None]:
-    """Forward and backward of the frozen base alone: gradients reach the input embeddings, no further."""
+def bare_step(model: nn.Module, batch: TokenBatch, only_labels: bool = False) -> Callable[[], None]:
+    """Forward and backward of the frozen base alone: gradients reach the input embeddings, no further.
+
+    Args:
+        only_labels: compute logits where there are labels, as t2l does; with a vocabulary of tens of thousands, logits
+            of every token are a large part of a small model's work.
+    """
     embed: Any = model.get_input_embeddings()  # type: ignore[operator]
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
 
     def step() -> None:
         inputs = embed(batch.input_ids).detach().requires_grad_(True)
+        if only_labels:
+            decoder: Any = model.get_decoder()  # type: ignore[operator]
+            hidden = decoder(inputs_embeds=inputs, attention_mask=batch.attention_mask, use_cache=False)[0]
+            at = batch.labels[:, 1:] != IGNORE_INDEX
+            logits = head(hidden[:, :-1][at])
+            cross_entropy(logits.float(), batch.labels[:, 1:][at]).backward()
+            return
         logits = model(inputs_embeds=inputs, attention_mask=batch.attention_mask, use_cache=False).logits
         response_loss(logits, batch.labels).mean().backward()
 

@@ -17,6 +17,7 @@ import torch
 from experiments.speed.case import Case, Target
 from experiments.speed.contenders import (
     MISTRAL_7B,
+    SMOLLM2_135M,
     TOY,
     RandomBase,
     copy_of,
@@ -49,14 +50,17 @@ class Setting:
     max_new_tokens: int
     rounds: int
     has_target: bool = False
+    is_real: bool = False
+    """as in the SFT step: t2l against the bare base on the same questions, without PEFT"""
 
 
 SCALES = {
-    "toy": [Setting(TOY, 2, 2, 4, 2, 2)],
+    "toy": [Setting(TOY, 2, 2, 4, 2, 2), Setting(TOY, 2, 2, 4, 2, 2, is_real=True)],
     "cpu": [
         Setting(None, 64, FEW_QUESTIONS, 256, 24, 5, has_target=True),
         *(Setting(None, a, FEW_QUESTIONS, 256, 24, 3) for a in (4, 16)),
         Setting(None, 64, 16, 256, 24, 3),
+        Setting(SMOLLM2_135M, 32, 1, 32, 8, 3, is_real=True),
     ],
     "cuda": [
         Setting(MISTRAL_7B, 64, FEW_QUESTIONS, 256, 32, 3, has_target=True),
@@ -123,6 +127,8 @@ def _case(s: Setting, device: torch.device, folder: Path) -> Case:
     questions = questions_for(tasks, s.questions, adapter_of=lambda task, _: task)
     spec = lora_spec(base.model, quickstart().lora)
     weights = _random_adapters(spec, s.adapters)
+    if s.is_real:
+        return _beside_bare(base, questions, spec, weights.to(device), s, device)
     folders = [folder / str(i) for i in range(s.adapters)]
     for i, path in enumerate(folders):
         save_adapter(path, spec, weights[i], base.path, {})
@@ -153,6 +159,30 @@ def _case(s: Setting, device: torch.device, folder: Path) -> Case:
         {"same_answers_as_peft": sum(same) / len(same)},
         sweeps={"adapters": s.adapters} if s.questions == FEW_QUESTIONS else {},
     )  # fmt: skip
+
+
+def _beside_bare(
+    base: BaseModel,
+    questions: Sequence[Question],
+    spec: LoraSpec,
+    weights: LoraWeights,
+    s: Setting,
+    device: torch.device,
+) -> Case:
+    """Every question under its own adapter, and the same questions under none; all are answered to the last token."""
+    calls = {
+        "t2l": lambda: greedy_answers(base, questions, spec, weights, s.max_new_tokens, s.batch_size),
+        "bare": lambda: greedy_answers(base, questions, None, None, s.max_new_tokens, s.batch_size),
+    }
+    written = {name: sum(a.answer_tokens for a in call()) for name, call in calls.items()}
+    return Case(
+        f"evaluation of {s.adapters} adapters x {s.questions} questions, beside the bare base",
+        {"adapters": s.adapters, "questions": s.questions, "batch_size": s.batch_size, "tokens": written},
+        "bare",
+        interleave(calls, device, s.rounds, budget_s=30),
+        targets=[Target("t2l", "bare", at_most=1.25)],
+        checks={"same_number_of_tokens": written["t2l"] == written["bare"]},
+    )
 
 
 def run(scale: str, device: torch.device) -> list[Case]:
