@@ -59,7 +59,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "encoder.layers=[]"], "encoder.layers must name hidden layers"),
         (["evaluate", "contenders=[oracle]", "library=nowhere"], "not a folder of `t2l train_library`"),
         (["evaluate", "contenders=[generated]", "checkpoints=[nowhere]"], "checkpoint nowhere does not exist"),
-        (["generate", "Count the animals."], "needs --checkpoint DIR"),
+        (["generate", "Count the animals."], "needs --run-dir DIR"),
         (["generate", " ", "--checkpoint", "c", "--out", "o"], "a description is empty"),
         (["generate", "--checkpoint", "c", "--out", "o"], "nothing to generate from"),
         (["generate", "--file", "no.txt", "--checkpoint", "c", "--out", "o"], "no such file of descriptions: no.txt"),

@@ -61,7 +61,7 @@ def test_hydras_own_options_are_left_to_it() -> None:
         (["compare", "a"], "needs two report folders"),
         (["train", "--", "mini_sft"], "only key=value is taken here, not 'mini_sft'"),
         (["plan", "-m", "seed=1,2"], "keeps no run folder, so that -m cannot sweep over it"),
-        (["generate", "x=5", "--out", "o"], "needs --checkpoint DIR"),
+        (["generate", "x=5"], "generate needs --run-dir DIR"),
         (["generate", "x=5", "--checkpoint", "nowhere", "--out", "o"], "checkpoint nowhere does not exist"),
         (["generate", "--checkpoint", "nowhere", "--out", "o", "--", "encoder=minilm"], "checkpoint nowhere does not exist"),
     ],

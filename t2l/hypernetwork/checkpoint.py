@@ -136,7 +136,12 @@ def find_checkpoint(folder: Path) -> Path:
 
     Raises FileProblemError if there is neither.
     """
-    if str(folder) == SHIPPED and not folder.exists() and (shipped := shipped_folder(SHIPPED)) is not None:
+    if str(folder) == SHIPPED and not folder.exists():
+        shipped = shipped_folder(SHIPPED)
+        if shipped is None:
+            raise FileProblemError(
+                f"checkpoint {SHIPPED}, which comes with t2l, is not here: give one with --checkpoint DIR, a run of `t2l train`"
+            )
         folder = shipped
     if (folder / RECORD).is_file():
         return folder
