@@ -19,7 +19,10 @@ USERS = {
     "objective": "train", "trainer": "train", "logger": "train", "evaluation": "evaluate",
     "library_training": "train_library", "method": "train_library", "harness": "evaluate", "describer": "describe",
 }  # fmt: skip
-OTHER_VERBS = {"methods_table": "compare_methods", "sni_tinystories": "quickstart"}
+OTHER_VERBS = {
+    "methods_table": "compare_methods", "sni_tinystories": "quickstart", "everyday_library": "train_library",
+    "everyday_board": "evaluate",
+}  # fmt: skip
 """Experiments of other verbs than train."""
 NEEDED = {
     "evaluate": ["library=DIR", "checkpoints=[DIR]"],
@@ -28,6 +31,7 @@ NEEDED = {
     "objective": ["library=DIR"],
     "harness": ["tasks=[arc_easy]"],
     "suite": ["suite.path=DIR"],
+    "everyday_board": ["library=DIR", "checkpoints=[DIR]"],
     "sni_tinystories": ["suite.path=DIR"],
     "sni_validation": ["suite.path=DIR"],
 }
