@@ -1,0 +1,37 @@
+"""The commands of `make real` compose, and score what they make oracles of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.smollm2.run import commands, main, scored_tasks
+from t2l.cli.command import command_words, read_command
+from t2l.evaluation.board import view_split
+from t2l.tasks.suites import build
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_every_command_composes(tmp_path: Path, brief: bool) -> None:
+    for words in commands(tmp_path, seed=3, brief=brief).values():
+        read_command(words[0], command_words(words[0], words[1:]))
+
+
+def test_every_scored_task_gets_an_oracle(tmp_path: Path) -> None:
+    made = commands(tmp_path)
+    read = {
+        name: read_command(made[name][0], command_words(made[name][0], made[name][1:])) for name in ("library", "board")
+    }
+    (library,), (board,) = read["library"].settings, read["board"].settings
+    suite = build(board.suite)
+    scored = {t.name for s in board.splits for t in view_split(suite, s, board.evaluation, board.seed).tasks}
+    assert set(library.tasks) == scored == set(scored_tasks(("evaluation.tasks_per_split=12",), 0))
+    assert len(scored) == 48
+
+
+def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--only", "sftt"])
+    assert stopped.value.code == 2
+    assert "choose from sft, distillation" in capsys.readouterr().err
