@@ -173,7 +173,7 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
     foreign = sorted(key for key in tensors if adapted_module(key) is None)
     if foreign:
         raise FileProblemError(
-            f"{adapter}: {foreign[0]!r} is not a LoRA weight or (IA)3 vector of a linear module: it cannot be merged"
+            f"{adapter}: {foreign[0]!r} is not a LoRA weight of a linear module, nor its (IA)3 vector: it cannot be merged"
         )
     is_untied = _untie(model, {path for key in tensors if (path := adapted_module(key))}, adapter)
     try:
