@@ -277,6 +277,8 @@ def test_architectures_that_emit_two_sides_are_refused(name: str) -> None:
         (["train", "lora=ia3", "hypernetwork=s"], "hypernetwork=s emits no adapters of lora.kind=ia3"),
         (["train", "lora=ia3", "objective=reconstruction", "library=x"], "which are LoRAs"),
         (["train_library", "lora=ia3"], "choose method=ia3"),
+        (["quickstart", "lora=ia3"], "adapters of a library are LoRAs"),
+        (["compare_methods", "lora=ia3"], "adapters of a library are LoRAs"),
         (["plan", "lora=ia3", "lora.target_modules=[qkv]"], "no linear 'qkv'"),
     ],
 )
