@@ -246,7 +246,7 @@ KEY = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
         (_truncated, "is damaged"),
         (_other_weights, "was made for another base model"),
         (_gptq, "quantised by gptq"),
-        (_config(peft_type="IA3"), "'IA3' adapter"),
+        (_config(peft_type="LOHA"), "'LOHA' adapter"),
         (_config(use_dora=True), "uses use_dora: only plain LoRA"),
         (_config(modules_to_save=["lm_head"], bias="all"), "uses bias, modules_to_save"),
         (_config(init_lora_weights="pissa"), "uses init_lora_weights"),

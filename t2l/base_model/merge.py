@@ -1,7 +1,8 @@
 """An adapter added to its base's full-precision weights, saved as a model of its own.
 
-W + scaling * B A (LoRA, Hu et al. 2021, arXiv:2106.09685, section 4.1) is computed by PEFT in float32, whatever the base
-is stored in, and then rounded once. A base that was quantised when it was loaded for training is merged unquantised; of
+W + scaling * B A (LoRA, Hu et al. 2021, arXiv:2106.09685, section 4.1), or W with its rows or columns scaled ((IA)3, Liu
+et al. 2022, arXiv:2205.05638, section 3.3), is computed by PEFT in float32, whatever the base is stored in, and then
+rounded once. A base that was quantised when it was loaded for training is merged unquantised; of
 a folder whose own files are quantised by bitsandbytes the weights are dequantised first, which gives what the
 quantised base computes with. An output embedding that is tied to the input embedding is untied if the adapter
 changes it. The model is kept only if its files, read again, give the logits of base and adapter.
@@ -28,9 +29,10 @@ from t2l.lora.peft_folder import (
     CARD_FILE,
     PROVENANCE_FILE,
     WEIGHTS_FILE,
+    adapted_module,
     exotic_features,
+    is_ia3,
     load_provenance,
-    parse_key,
     read_adapter_config,
 )
 
@@ -57,10 +59,10 @@ def merge(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Merged:
-    """Merges a plain LoRA folder, t2l's or any other of PEFT's, into its base, and saves model, tokenizer and card.
+    """Merges a plain LoRA or (IA)3 folder, t2l's or any other of PEFT's, into its base, and saves model, tokenizer and card.
 
     Args:
-        adapter: PEFT LoRA folder.
+        adapter: PEFT folder of LoRA or (IA)3.
         out: folder to write, whole or not at all.
         base_model: folder or hub id of the base, or `mini`; None for the one that the adapter names.
         dtype: what the merged weights are stored in; None for what the base is stored in.
@@ -69,7 +71,7 @@ def merge(
 
     Raises:
         FileProblemError: a file is missing or damaged.
-        ValueError: more than plain LoRA, another base than the adapter was made for, tensors that do not fit the base,
+        ValueError: more than plain LoRA or (IA)3, another base than the adapter was made for, tensors that do not fit the base,
             a dtype that is not known, or an `out` that holds something.
     """
     from transformers import AutoTokenizer
@@ -80,7 +82,7 @@ def merge(
         raise ValueError(f"run_dir={out} exists and is not empty: choose another")
     config = read_adapter_config(adapter)
     if exotic := exotic_features(config):
-        raise ValueError(f"{adapter}: the adapter uses {', '.join(exotic)}: only plain LoRA can be merged")
+        raise ValueError(f"{adapter}: the adapter uses {', '.join(exotic)}: only plain LoRA or (IA)3 can be merged")
     provenance = load_provenance(adapter) if (adapter / PROVENANCE_FILE).is_file() else {}
     name = base_model or named_base(adapter, config, provenance)
     revision = revision or (None if base_model else config.get("revision"))
@@ -113,14 +115,10 @@ def merge(
 
 def _about(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What a merged model's record says of the adapter."""
-    return {
-        "merged_by": "t2l merge",
-        "adapter_folder": str(adapter),
-        "rank": config["r"],
-        "alpha": config["lora_alpha"],
-        "use_rslora": bool(config.get("use_rslora")),
-        "adapter": provenance,
-    }
+    scaled_by: dict[str, Any] = {"kind": "ia3"}
+    if not is_ia3(config):
+        scaled_by = {"rank": config["r"], "alpha": config["lora_alpha"], "use_rslora": bool(config.get("use_rslora"))}
+    return {"merged_by": "t2l merge", "adapter_folder": str(adapter), **scaled_by, "adapter": provenance}
 
 
 def named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
@@ -171,12 +169,12 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
     Raises ValueError unless every tensor of the folder found its place, and merged weights do what the adapter does.
     """
     tensors = {k: t for k, t in read_tensors(adapter / WEIGHTS_FILE).items() if not _is_copy_of_base(k, t, model)}
-    foreign = sorted(key for key in tensors if parse_key(key) is None)
+    foreign = sorted(key for key in tensors if adapted_module(key) is None)
     if foreign:
         raise FileProblemError(
-            f"{adapter}: {foreign[0]!r} is not a LoRA weight of a linear module: it cannot be merged"
+            f"{adapter}: {foreign[0]!r} is not a LoRA weight of a linear module, nor its (IA)3 vector: it cannot be merged"
         )
-    is_untied = _untie(model, {parsed[0] for key in tensors if (parsed := parse_key(key))}, adapter)
+    is_untied = _untie(model, {path for key in tensors if (path := adapted_module(key))}, adapter)
     wrapped = load_strictly(model, adapter, tensors)
     adapted = sample_logits(wrapped.get_base_model())
     merged = wrapped.merge_and_unload()

@@ -35,6 +35,6 @@ def decisive_settings(config: Any) -> dict[str, Any]:
 
 
 def _without_unset(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Less what came later and is not set."""
-    kept = {k: v for k, v in settings.items() if v is not None or f"{prefix}{k}" not in SINCE}
+    """Less what came later and is as it was before."""
+    kept = {k: v for k, v in settings.items() if f"{prefix}{k}" not in SINCE or v != SINCE[f"{prefix}{k}"]}
     return {k: _without_unset(v, f"{prefix}{k}.") if isinstance(v, dict) else v for k, v in kept.items()}

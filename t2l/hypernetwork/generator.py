@@ -76,7 +76,8 @@ class Generator:
     @torch.no_grad()
     def __call__(self, descriptions: Sequence[str]) -> GeneratedBatch:
         """One adapter per description, float32 on the CPU: A [batch, layers, rank, d_in] of each group of modules,
-        B [batch, layers, d_out, rank], at raw scale (`spec.scaling` is applied when they are injected).
+        B [batch, layers, d_out, rank], at raw scale (`spec.scaling` is applied when they are injected); of (IA)3 no A, and
+        as B the deltas of its vectors from one, [batch, layers, width].
 
         Raises ValueError for no description, an empty one, or if a value is not finite.
         """

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import AdapterKind, LoraSpec, LoraWeights
 from t2l.lora.source import ADAPTER_MEMORY, AdapterSource, as_source
 
 
@@ -21,9 +21,13 @@ class Hypernetwork(nn.Module):
 
     A *target position* is one (module group, layer) pair; positions run through the groups in the spec's order and
     through the layers within a group. Subclasses are made of (config, spec, d_embedding, generator) and emit, per group,
-    A [batch, layers, rank, d_in] and B [batch, layers, d_out, rank] in normalised units; `forward` returns them at raw
-    scale, using statistics that live in this module's buffers (mean 0 and standard deviation 1 until set).
+    A [batch, layers, rank, d_in] and B [batch, layers, d_out, rank] in normalised units, or of (IA)3 the deltas as B
+    (`LoraSpec.shapes`); `forward` returns them at raw scale, using statistics that live in this module's buffers (mean 0
+    and standard deviation 1 until set).
     """
+
+    kinds: ClassVar[tuple[AdapterKind, ...]] = (AdapterKind.lora,)
+    """the kinds of adapters that it can emit; `whole_heads` and `emit_whole` can do all"""
 
     smaller: ClassVar[str | None] = None
     """an architecture that takes less memory, which `t2l plan` proposes"""
@@ -40,11 +44,11 @@ class Hypernetwork(nn.Module):
         self.register_buffer("has_statistics", torch.zeros((), dtype=torch.bool))
         self.register_buffer("description_mean", torch.zeros(d_embedding))
         self.register_buffer("description_map", torch.eye(d_embedding))
-        for i, g in enumerate(spec.groups):
-            n = len(g.layers)
-            for side, shape in (("A", (n, spec.rank, g.d_in)), ("B", (n, g.d_out, spec.rank))):
-                self.register_buffer(f"mean_{side}_{i}", torch.zeros(shape))
-                self.register_buffer(f"std_{side}_{i}", torch.ones(shape))
+        for i, name in enumerate(spec.group_names):
+            for side, shapes in spec.shapes.items():
+                if name in shapes:
+                    self.register_buffer(f"mean_{side}_{i}", torch.zeros(shapes[name]))
+                    self.register_buffer(f"std_{side}_{i}", torch.ones(shapes[name]))
 
     slot_layer: Int[Tensor, " positions"]
     slot_group: Int[Tensor, " positions"]
@@ -63,7 +67,7 @@ class Hypernetwork(nn.Module):
 
     def forward(self, descriptions: Float[Tensor, "batch d_embedding"]) -> LoraWeights:
         """Adapters at raw scale, one per description as `describe` makes them: A [batch, layers, rank, d_in] of each group
-        of modules, B [batch, layers, d_out, rank].
+        of modules, B [batch, layers, d_out, rank]; of (IA)3 no A, and as B the deltas [batch, layers, width].
 
         Raises ValueError for descriptions of another width.
         """
@@ -126,7 +130,11 @@ class Hypernetwork(nn.Module):
     ) -> LoraWeights:
         """Applies function(values, mean, std) to A and B of every group."""
         A, B = (
-            {name: function(tensors[name], *self._statistics(side, i)) for i, name in enumerate(self.spec.group_names)}
+            {
+                name: function(tensors[name], *self._statistics(side, i))
+                for i, name in enumerate(self.spec.group_names)
+                if name in tensors
+            }
             for side, tensors in (("A", weights.A), ("B", weights.B))
         )
         return LoraWeights(A, B)
@@ -172,7 +180,10 @@ class Hypernetwork(nn.Module):
 
     def _every_statistic(self) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation of every group, A before B, as `LoraWeights.tensors` has them."""
-        return [self._statistics(side, i) for side in "AB" for i in range(len(self.spec.groups))]
+        shapes = self.spec.shapes
+        return [
+            self._statistics(s, i) for s in "AB" for i, name in enumerate(self.spec.group_names) if name in shapes[s]
+        ]
 
     def _add_up(
         self, source: AdapterSource, group: Sequence[int], totals: Sequence[Tensor], means: Sequence[Tensor] | None
@@ -193,6 +204,10 @@ class Hypernetwork(nn.Module):
     def emit_whole(self, heads: nn.ModuleList, features: Float[Tensor, "batch positions width"]) -> LoraWeights:
         """Adapters in normalised units, from `whole_heads`."""
         by_group, rank = self.split_positions(features), self.spec.rank
+        if self.spec.kind is AdapterKind.ia3:
+            return LoraWeights(
+                {}, {g.name: head(by_group[g.name]) for head, g in zip(heads, self.spec.groups, strict=True)}
+            )
         A, B = {}, {}
         for head, g in zip(heads, self.spec.groups, strict=True):
             a, b = head(by_group[g.name]).split([rank * g.d_in, rank * g.d_out], dim=-1)
@@ -206,13 +221,18 @@ def _floored(spread: Tensor, floor: float) -> Tensor:
 
 
 def whole_heads(spec: LoraSpec, width: int, generator: torch.Generator) -> nn.ModuleList:
-    """One head per group that emits A and B of a target position together: zero weight, and a fresh LoRA as bias."""
+    """One head per group that emits A and B of a target position together: zero weight, and a fresh LoRA as bias.
+
+    A head of (IA)3 emits the deltas, which are zero at first.
+    """
     heads = nn.ModuleList()
     for g in spec.groups:
-        head = nn.Linear(width, spec.rank * (g.d_in + g.d_out))
+        is_lora = spec.kind is AdapterKind.lora
+        head = nn.Linear(width, spec.rank * (g.d_in + g.d_out) if is_lora else g.scaled)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        fresh_a_(head.bias[: spec.rank * g.d_in], g.d_in, generator)
+        if is_lora:
+            fresh_a_(head.bias[: spec.rank * g.d_in], g.d_in, generator)
         heads.append(head)
     return heads
 

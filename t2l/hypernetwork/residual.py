@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from t2l.checks import at_least, one_of
 from t2l.hypernetwork.interface import Hypernetwork, whole_heads
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import AdapterKind, LoraSpec, LoraWeights
 from t2l.registry import register
 
 
@@ -51,6 +51,7 @@ class ResidualHypernetwork(Hypernetwork):
     """Projected description and target position's embedding, concatenated, through pre-norm residual MLP blocks."""
 
     smaller = "s"
+    kinds = tuple(AdapterKind)
 
     def __init__(self, config: ResidualConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
         super().__init__(spec, d_embedding)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from t2l.checks import in_range
 from t2l.hypernetwork.interface import Hypernetwork, fresh_a_, whole_heads
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import AdapterKind, LoraSpec, LoraWeights
 from t2l.registry import component_of, register
 
 
@@ -98,9 +98,10 @@ class _PaperHypernetwork(Hypernetwork):
 
 @register("hypernetwork", "l", TextToLoraConfig)
 class TextToLoraL(_PaperHypernetwork):
-    """Architecture L: one head per module emits A and B together."""
+    """Architecture L: one head per module emits A and B together, or the one vector of (IA)3."""
 
     smaller = "s"
+    kinds = tuple(AdapterKind)
 
     def __init__(self, config: TextToLoraConfig, spec: LoraSpec, d_embedding: int, generator: torch.Generator) -> None:
         super().__init__(config, spec, d_embedding)

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.lora.weights import LoraSpec
+from t2l.lora.weights import AdapterKind, LoraSpec
 
-TAGS = ["lora", "text-to-lora", "t2l"]
+TAGS = ["text-to-lora", "t2l"]
+NAMES = {AdapterKind.lora: ("a", "LoRA"), AdapterKind.ia3: ("an", "(IA)3")}
+"""of kinds of adapters, after their article"""
 MINI_BASE = "mini"
 MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """what vLLM's `--max-lora-rank` may be (vLLM 0.33.0, `vllm/config/lora.py`)"""
@@ -51,10 +53,11 @@ def adapter_card(spec: LoraSpec, provenance: Mapping[str, Any], folder: Path) ->
         provenance: what `t2l.json` records of the adapter.
         folder: where the adapter will lie, as the user gave it.
     """
-    base = portable(provenance["base_model"])
+    base, (article, name) = portable(provenance["base_model"]), NAMES[spec.kind]
     sections = [
-        "# LoRA adapter generated from a description",
-        f"A LoRA adapter for `{base}`, made by t2l in one forward pass of a hypernetwork from this text alone:",
+        f"# {name} adapter generated from a description",
+        f"{article.capitalize()} {name} adapter for `{base}`, made by t2l in one forward pass of a hypernetwork from this "
+        "text alone:",
         _quote(provenance["description"]),
         _section(
             "Base model",
@@ -69,7 +72,7 @@ def adapter_card(spec: LoraSpec, provenance: Mapping[str, Any], folder: Path) ->
         ),
         _licence(provenance.get("licence")),
     ]
-    return _card("peft", base, provenance.get("licence"), TAGS, sections)
+    return _card("peft", base, provenance.get("licence"), [spec.kind.value, *TAGS], sections)
 
 
 def merged_card(record: Mapping[str, Any], folder: Path) -> str:
@@ -80,10 +83,10 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         folder: where the model will lie, as the user gave it.
     """
     base, adapter = portable(record["base_model"]), record["adapter"]
+    kind = AdapterKind(record.get("kind", AdapterKind.lora))
     facts = [
         f"Base model: `{base}`, fingerprint of its weight files (sha256): `{record['base_fingerprint']}`",
-        f"Adapter: `{portable(record['adapter_folder'])}`, rank {record['rank']}, alpha {record['alpha']:g}"
-        + (", scaled by alpha / sqrt(rank)" if record["use_rslora"] else ""),
+        f"Adapter: `{portable(record['adapter_folder'])}`, " + _how_scaled(kind, record),
         f"Merged in float32, stored in {record['dtype']}",
         "The base's own files are quantised (bitsandbytes): its weights were dequantised, its rounding is in them"
         if record["was_quantised"]
@@ -93,9 +96,10 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         facts.append(
             "The base's output embedding was its input embedding; the adapter changes only the output, so here they are two"
         )
-    sections, tags = ["# Base model with a LoRA adapter merged into its weights"], ["lora", "merge"]
+    sections = [f"# Base model with {' '.join(NAMES[kind])} adapter merged into its weights"]
+    tags = [kind.value, "merge"]
     if adapter.get("description"):
-        tags = [*TAGS, "merge"]
+        tags = [kind.value, *TAGS, "merge"]
         sections += ["The adapter was made by t2l from this text alone:", _quote(adapter["description"])]
     if adapter.get("checkpoint"):
         facts += _origin(adapter)
@@ -116,6 +120,14 @@ def merged_card(record: Mapping[str, Any], folder: Path) -> str:
         _licence(adapter.get("licence")),
     ]
     return _card("transformers", base, adapter.get("licence"), tags, sections)
+
+
+def _how_scaled(kind: AdapterKind, record: Mapping[str, Any]) -> str:
+    """What a merged model's record says of the adapter's size, in words."""
+    if kind is AdapterKind.ia3:
+        return "(IA)3: rows or columns of weights are scaled, and biases of scaled outputs"
+    rule = ", scaled by alpha / sqrt(rank)" if record["use_rslora"] else ""
+    return f"rank {record['rank']}, alpha {record['alpha']:g}{rule}"
 
 
 def _card(library: str, base: str, licence: str | None, tags: Sequence[str], sections: Sequence[str]) -> str:
@@ -169,8 +181,12 @@ def _geometry(spec: LoraSpec) -> list[str]:
     layers = spec.layers
     is_unbroken = layers == tuple(range(layers[0], layers[-1] + 1))
     shown = f"{layers[0]} to {layers[-1]}" if is_unbroken else ", ".join(map(str, layers))
+    what = f"Rank {spec.rank}, alpha {spec.alpha:g}, scaling {spec.scaling:g} ({spec.scaling_rule.value})"
+    if spec.kind is AdapterKind.ia3:
+        inputs = ", ".join(f"`{m}`" for m in sorted({g.module for g in spec.groups if g.scales_input}))
+        what = f"A vector for each module that scales its output, or its input ({inputs or 'none'})"
     return [
-        f"Rank {spec.rank}, alpha {spec.alpha:g}, scaling {spec.scaling:g} ({spec.scaling_rule.value})",
+        what,
         f"Target modules: {', '.join(f'`{m}`' for m in spec.target_modules)}, in layers {shown}",
         f"Parameters: {spec.parameters_per_adapter:,}",
     ]
@@ -200,6 +216,8 @@ def _loading(spec: LoraSpec, base: str, adapter: str) -> str:
 
 
 def _vllm(spec: LoraSpec, base: str, adapter: str) -> list[str]:
+    if spec.kind is AdapterKind.ia3:
+        return ["With vLLM: merged into the base, as below; adapters that it serves as they are have to be LoRAs."]
     rank = max_lora_rank(spec.rank)
     if rank is None:
         return [

@@ -25,7 +25,7 @@ from t2l.files import (
     write_tensors,
     write_text,
 )
-from t2l.lora.weights import LoraSpec, LoraWeights, Scaling
+from t2l.lora.weights import AdapterKind, LoraSpec, LoraWeights, Scaling
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -40,6 +40,11 @@ PLAIN_KEYS = frozenset(
     "alpha_pattern bias init_lora_weights eva_config megatron_core qalora_group_size ensure_weight_tying".split()
 )
 """keys of PEFT's config that leave y = W x + scaling * B A x as it is, if `bias` and `init_lora_weights` allow it"""
+PLAIN_IA3_KEYS = frozenset(
+    "peft_type peft_version task_type auto_mapping base_model_name_or_path revision inference_mode target_modules "
+    "exclude_modules feedforward_modules fan_in_fan_out init_ia3_weights".split()
+)
+"""likewise of an (IA)3 config, which then only scales inputs and outputs of linear modules"""
 PLAIN_INITS = ("gaussian", "orthogonal", "eva")
 """initial values, beside True and False, that touch no weight of the base"""
 
@@ -48,10 +53,14 @@ def _key(path: str, side: str) -> str:
     return f"base_model.model.{path}.lora_{side}.weight"
 
 
-def parse_key(key: str) -> tuple[str, str] | None:
-    """(module path, "A" or "B") of a linear module's LoRA weight; None for any other key."""
-    found = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
-    return (found[1], found[2]) if found else None
+def _ia3_key(path: str) -> str:
+    return f"base_model.model.{path}.ia3_l"
+
+
+def adapted_module(key: str) -> str | None:
+    """Path of the linear module whose LoRA weight or (IA)3 vector a key names; None for any other key."""
+    found = re.fullmatch(r"base_model\.model\.(.+)\.(lora_[AB]\.weight|ia3_l)", key)
+    return found[1] if found else None
 
 
 def adapter_tensors(spec: LoraSpec, weights: LoraWeights) -> dict[str, Tensor]:
@@ -62,6 +71,9 @@ def adapter_tensors(spec: LoraSpec, weights: LoraWeights) -> dict[str, Tensor]:
     tensors = {}
     for g in spec.groups:
         for i, path in enumerate(g.paths):
+            if spec.kind is AdapterKind.ia3:  # PEFT holds 1 + delta, as it multiplies the weight: a row or a column
+                tensors[_ia3_key(path)] = (1 + weights.B[g.name][0, i]).unsqueeze(0 if g.scales_input else 1)
+                continue
             tensors[_key(path, "A")] = weights.A[g.name][0, i]
             tensors[_key(path, "B")] = weights.B[g.name][0, i]
     return tensors
@@ -69,19 +81,30 @@ def adapter_tensors(spec: LoraSpec, weights: LoraWeights) -> dict[str, Tensor]:
 
 def peft_config(spec: LoraSpec, base_path: str) -> dict[str, Any]:
     """What `adapter_config.json` says of an adapter of this geometry."""
-    return {
-        "peft_type": "LORA",
+    common = {
+        "peft_type": spec.kind.upper(),
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_path,
         "inference_mode": True,
+    }
+    # PEFT matches full module names exactly, so naming each one is right for any subset of layers; vLLM goes by the
+    # tensors' keys alone.
+    targets = sorted(path for g in spec.groups for path in g.paths)
+    if spec.kind is AdapterKind.ia3:
+        return {
+            **common,
+            "target_modules": targets,
+            "feedforward_modules": sorted(path for g in spec.groups if g.scales_input for path in g.paths),
+            "fan_in_fan_out": False,  # PEFT finds out where it has to be true
+        }
+    return {
+        **common,
         "r": spec.rank,
         "lora_alpha": int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha,
         "use_rslora": spec.scaling_rule is Scaling.rslora,
         "lora_dropout": 0.0,
         "bias": "none",
-        # PEFT matches full module names exactly, so naming each one is right for any subset of layers; vLLM goes by the
-        # tensors' keys alone.
-        "target_modules": sorted(path for g in spec.groups for path in g.paths),
+        "target_modules": targets,
     }
 
 
@@ -121,19 +144,29 @@ def save_adapter(
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The `adapter_config.json` of a PEFT folder. Raises FileProblemError if there is none, or it is not LoRA's."""
+    """The `adapter_config.json` of a PEFT folder.
+
+    Raises FileProblemError if there is none, or it is neither LoRA's nor (IA)3's.
+    """
     if not folder.is_dir():
         raise FileProblemError(f"no such adapter folder: {folder}")
     config = read_json(folder / CONFIG_FILE)
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise FileProblemError(f"{folder} holds a {kind!r} adapter, only LORA can be read")
-    return config
+    kind, known = config.get("peft_type") if isinstance(config, dict) else None, [k.upper() for k in AdapterKind]
+    if kind not in known:
+        raise FileProblemError(f"{folder} holds a {kind!r} adapter, only {' and '.join(known)} can be read")
+    return dict(config)
+
+
+def is_ia3(config: Mapping[str, Any]) -> bool:
+    """Whether an `adapter_config.json` is that of (IA)3."""
+    return config.get("peft_type") == "IA3"
 
 
 def exotic_features(config: Mapping[str, Any]) -> list[str]:
-    """Keys of a LoRA config that make it more than y = W x + scaling * B A x, sorted; a key not known here is one."""
-    found = {key for key, value in config.items() if value and key not in PLAIN_KEYS}
+    """Keys of a LoRA config that make it more than y = W x + scaling * B A x, or of an (IA)3 config that make it more than
+    scaling, sorted; a key not known here is one."""
+    plain = PLAIN_IA3_KEYS if is_ia3(config) else PLAIN_KEYS
+    found = {key for key, value in config.items() if value and key not in plain}
     if config.get("bias", "none") != "none":
         found.add("bias")
     init = config.get("init_lora_weights", True)
@@ -156,11 +189,13 @@ def load_adapter(folder: Path, spec: LoraSpec) -> LoraWeights:
 
     Raises:
         FileProblemError: no such folder, a file missing or damaged.
-        ValueError: the adapter's rank, scaling, keys or shapes are not the spec's; a key too few or
+        ValueError: the adapter's kind, rank, scaling, keys or shapes are not the spec's; a key too few or
             too many is an error.
     """
     _check_config(folder, read_adapter_config(folder), spec)
     tensors = read_tensors(folder / WEIGHTS_FILE)
+    if spec.kind is AdapterKind.ia3:
+        return _ia3_weights(folder, tensors, spec)
     wanted = {_key(path, side) for g in spec.groups for path in g.paths for side in "AB"}
     check_keys(folder, tensors, wanted, "that the spec does not")
     sides: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
@@ -174,7 +209,25 @@ def load_adapter(folder: Path, spec: LoraSpec) -> LoraWeights:
     return LoraWeights(sides["A"], sides["B"])
 
 
+def _ia3_weights(folder: Path, tensors: Mapping[str, Tensor], spec: LoraSpec) -> LoraWeights:
+    check_keys(folder, tensors, {_ia3_key(path) for g in spec.groups for path in g.paths}, "that the spec does not")
+    deltas = {}
+    for g in spec.groups:
+        shape, vectors = (1, g.d_in) if g.scales_input else (g.d_out, 1), [tensors[_ia3_key(path)] for path in g.paths]
+        wrong = [tuple(t.shape) for t in vectors if tuple(t.shape) != shape]
+        if wrong:
+            raise ValueError(f"{folder}: the vector of {g.name} has shape {wrong[0]}, the spec wants {shape}")
+        deltas[g.name] = torch.stack([t.float().flatten() - 1 for t in vectors]).unsqueeze(0)
+    return LoraWeights({}, deltas)
+
+
 def _check_config(folder: Path, config: Mapping[str, Any], spec: LoraSpec) -> None:
+    if config["peft_type"] != spec.kind.upper():
+        raise ValueError(f"{folder} holds a {config['peft_type']} adapter, the spec wants {spec.kind.upper()}")
+    if is_ia3(config):
+        if exotic := exotic_features(config):
+            raise ValueError(f"{folder}: the adapter uses {exotic}, which plain (IA)3 vectors cannot hold")
+        return
     scaling_rule = Scaling.rslora if config.get("use_rslora") else Scaling.standard
     found = (config.get("r"), config.get("lora_alpha"), scaling_rule)
     wanted = (spec.rank, spec.alpha, spec.scaling_rule)

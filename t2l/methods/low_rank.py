@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from t2l.base_model import BaseModelConfig, LoraConfig, Quantization
 from t2l.checks import at_least, in_range, positive
+from t2l.lora import AdapterKind
 from t2l.methods.interface import Attached, MethodConfig, check_targets, linear_paths
 from t2l.methods.peft_backed import PeftMethod
 from t2l.registry import register
@@ -302,7 +303,12 @@ class Vera(PeftMethod[VeraConfig]):
 
 
 def check_layers(lora: LoraConfig, chosen: Mapping[str, Any]) -> None:
-    """Raises ValueError if a method that is told its layers adapts others than lora.* says."""
+    """Raises ValueError if a method that is told its layers adapts others than lora.* says, or lora.* is not LoRA's."""
+    if lora.kind is not AdapterKind.lora:
+        raise ValueError(
+            f"lora.kind={lora.kind}: adapters of a library are LoRAs; for trained (IA)3 vectors of each task leave lora=ia3 "
+            "out and choose method=ia3, which has target modules of its own"
+        )
     for key, method in chosen.items():
         layers = getattr(method, "layers", lora.layers)
         if layers != lora.layers:

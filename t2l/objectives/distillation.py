@@ -36,7 +36,7 @@ class DistillationConfig:
     labels: float = 0.0
     """factor of the cross-entropy on the responses; 0 for the teacher alone"""
     weight_penalty: float = 0.001
-    """factor of the mean square of generated A and B"""
+    """factor of the mean square of generated A and B, or deltas of (IA)3"""
 
     def __post_init__(self) -> None:
         one_of(self, ("distillation",), "name", under="objective")

@@ -82,9 +82,9 @@ def row_means(
 
 
 def weight_penalty(weights: LoraWeights) -> Float[Tensor, ""]:
-    """Mean square of all generated A plus that of all generated B (the L2 term on generated weights)."""
+    """Mean square of all generated A plus that of all generated B (the L2 term on generated weights), or of all deltas."""
     total = torch.zeros((), device=weights.tensors()[0].device)
-    for side in (weights.A, weights.B):
+    for side in filter(None, (weights.A, weights.B)):  # (IA)3 has no A
         count = sum(t.numel() for t in side.values())
         total = total + sum(t.square().sum() for t in side.values()) / count
     return total

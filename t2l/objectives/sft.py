@@ -32,7 +32,7 @@ class SftConfig:
     label_smoothing: float = 0.0
     """mass spread evenly over the vocabulary"""
     weight_penalty: float = 0.001
-    """factor of the mean square of generated A and B"""
+    """factor of the mean square of generated A and B, or deltas of (IA)3"""
 
     def __post_init__(self) -> None:
         one_of(self, ("sft",), "name", under="objective")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model import BaseModel, label_logits
-from t2l.lora import LoraSpec, LoraWeights, inject
+from t2l.lora import AdapterKind, LoraSpec, LoraWeights, inject
 from t2l.lora.weights import concatenate
 from t2l.objectives.losses import label_loss, product_norm
 from t2l.tasks import TokenizedExample
@@ -173,10 +173,14 @@ def target_norm(model: nn.Module, spec: LoraSpec) -> float:
 def judge_adapter(
     spec: LoraSpec, weights: LoraWeights, losses: Losses, final_loss: float | None, base_norm: float | None
 ) -> Judgement:
-    """Judges one LoRA (a batch of one) by everything there is."""
+    """Judges one adapter (a batch of one) by everything there is; of (IA)3, the deltas by their largest."""
     if not all(bool(t.isfinite().all()) for t in weights.tensors()):
         return Judgement(Verdict.diverged, "it holds values that are not finite")
-    return worst(judge_size(adapter_size(spec, weights), base_norm), judge_losses(None, final_loss), losses.judge())
+    if spec.kind is AdapterKind.lora:
+        size = judge_size(adapter_size(spec, weights), base_norm)
+    else:
+        size = judge_values(weights.tensors())
+    return worst(size, judge_losses(None, final_loss), losses.judge())
 
 
 @dataclass(frozen=True)

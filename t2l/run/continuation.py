@@ -26,8 +26,9 @@ CHOICE = ("trainer.validate_every", "trainer.patience")
 FREE = (*WHERE, *MEMORY_AND_PACE, *CHOICE)
 """what may differ when a run goes on; every difference is recorded"""
 NOT_SET = "(not set)"
-SINCE = ("base_model.chat_template", "encoder.model.chat_template")
-"""settings that came after runs and reports which are still about; these lack them, and so does a config that leaves them null"""
+SINCE = {"base_model.chat_template": None, "encoder.model.chat_template": None, "lora.kind": "lora"}
+"""settings that came after runs and reports which are still about, with the value that these had without saying so; a config
+that leaves them at it counts as one that lacks them"""
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def changes_the_result(change: Change) -> str:
 
 
 def without(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Settings by dotted path, less those named, and those that came later and are not set."""
+    """Settings by dotted path, less those named, and those that came later and are as they were before."""
     kept = {key: value for key, value in flat(settings).items() if not is_free(key, keys)}
-    return {key: value for key, value in kept.items() if value is not None or key not in SINCE}
+    return {key: value for key, value in kept.items() if key not in SINCE or value != SINCE[key]}
 
 
 def settings_of(config: Any) -> dict[str, Any]:

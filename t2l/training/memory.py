@@ -97,8 +97,7 @@ def bytes_kept(run: Callable[[], Tensor], leave_out: list[Tensor]) -> int:
 
 
 def _zero_adapters(spec: LoraSpec, batch: int, dtype: torch.dtype) -> LoraWeights:
-    A = {g.name: torch.zeros(batch, len(g.layers), spec.rank, g.d_in, dtype=dtype) for g in spec.groups}
-    B = {g.name: torch.zeros(batch, len(g.layers), g.d_out, spec.rank, dtype=dtype) for g in spec.groups}
+    A, B = ({k: torch.zeros(batch, *s, dtype=dtype) for k, s in spec.shapes[side].items()} for side in "AB")
     return LoraWeights(A, B).map(lambda t: t.requires_grad_())
 
 

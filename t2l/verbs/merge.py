@@ -12,7 +12,7 @@ from t2l.verbs import Verb
 
 @dataclass
 class MergeConfig:
-    """`t2l merge`: adds a plain LoRA adapter to the full-precision weights of its base and saves model, tokenizer and card.
+    """`t2l merge`: adds a plain LoRA or (IA)3 adapter to the full-precision weights of its base and saves model, tokenizer and card.
 
     It is done in float32, in four bytes of memory per parameter. A base that was quantised only for training is merged
     unquantised; files quantised by bitsandbytes are dequantised.

@@ -15,7 +15,7 @@ from t2l.base_model.files import model_config
 from t2l.checks import at_least, positive
 from t2l.encoder import embedding_width
 from t2l.hypernetwork import config_from_json
-from t2l.lora import LoraSpec
+from t2l.lora import AdapterKind, LoraSpec
 from t2l.objectives import objective_of
 from t2l.registry import component, component_of
 from t2l.run.console import print_wrapped
@@ -88,6 +88,7 @@ class Plan:
             "modules": modules,
             "rank": self.spec.rank,
             "scaling": self.spec.scaling,
+            "kind": self.spec.kind.value,
             "adapter_parameters": self.spec.parameters_per_adapter,
             "adapter_file_bytes": self.adapter_file_bytes,
             "d_embedding": self.d_embedding,
@@ -132,7 +133,7 @@ def _variants(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
         if base.quantization is Quantization.none:
             yield f"base_model.quantization={kind}", replace(config, base_model=replace(base, quantization=kind))
     smaller = component_of("hypernetwork", config.hypernetwork).make.smaller
-    if smaller is not None:
+    if smaller is not None and config.lora.kind in component("hypernetwork", smaller).make.kinds:
         yield f"hypernetwork={smaller}", replace(config, hypernetwork=_of_architecture(smaller, config.hypernetwork))
 
 
@@ -191,10 +192,10 @@ def _layers(layers: tuple[int, ...]) -> str:
 def plan_text(found: Plan) -> str:
     """A plan in words, line by line."""
     spec, step = found.spec, found.step
+    size = f"rank {spec.rank}, scaling {spec.scaling:g}" if spec.kind is AdapterKind.lora else "(IA)3"
     lines = [
         f"base model    {found.base_model}: {found.base_parameters:,} parameters",
-        f"adapter       rank {spec.rank}, scaling {spec.scaling:g}, {spec.parameters_per_adapter:,} parameters, "
-        f"file of {found.adapter_file_bytes:,} bytes",
+        f"adapter       {size}, {spec.parameters_per_adapter:,} parameters, file of {found.adapter_file_bytes:,} bytes",
         *(f"  {g.name:<12}  {g.d_in} -> {g.d_out} in layers {_layers(g.layers)}" for g in spec.groups),
         f"hypernetwork  {found.hypernetwork_parameters:,} parameters, from embeddings {found.d_embedding} wide",
         f"a step        {step.adapters} adapters; {step.rows} rows of {step.length} tokens through the base at once, "

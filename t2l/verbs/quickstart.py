@@ -20,6 +20,7 @@ from t2l.evaluation.scoring import check_code, greedy_answers
 from t2l.library import open_library
 from t2l.library.training import LibraryTrainingConfig
 from t2l.lora.peft_folder import load_adapter
+from t2l.methods.low_rank import check_layers
 from t2l.run.console import print_table
 from t2l.tasks import PromptConfig, TaskSuite, suites
 from t2l.training.loop import TrainerConfig
@@ -78,6 +79,9 @@ class QuickstartConfig:
     """the one seed of everything"""
     run_dir: str | None = None
     """folder of everything the run makes"""
+
+    def __post_init__(self) -> None:
+        check_layers(self.lora, {})  # it begins with a library
 
 
 def _unseen_split(suite: TaskSuite) -> str:

@@ -31,7 +31,7 @@ from t2l.hypernetwork.checkpoint import (
 from t2l.hypernetwork.confidence import task_centres
 from t2l.library import library_record, open_library
 from t2l.library.trained_on import targets_trained_on
-from t2l.lora import LoraSpec
+from t2l.lora import AdapterKind, LoraSpec
 from t2l.objectives import Materials, Objective, Steps, objective_of
 from t2l.registry import component_of
 from t2l.run.continuation import defaults_of, settings_of
@@ -88,6 +88,8 @@ class TrainConfig:
         at_least(self, 1, "descriptions_per_task")
         if self.objective is not None:
             self._check_objective()
+        if self.hypernetwork is not None:
+            hypernetworks.check_emits(self.hypernetwork, self.lora.kind)
         self._check_encoder()
 
     def _check_objective(self) -> None:
@@ -96,6 +98,11 @@ class TrainConfig:
             raise ValueError(f"objective={chosen.name} needs library=DIR, a folder of `t2l train_library`")
         if self.trainer.select_by == "validation/distance" and not chosen.make.needs_library:
             raise ValueError("trainer.select_by=validation/distance is for objective=reconstruction")
+        if chosen.make.needs_library and self.lora.kind is not AdapterKind.lora:
+            raise ValueError(
+                f"objective={chosen.name} learns the adapters of a library, which are LoRAs, and lora.kind={self.lora.kind} "
+                "generates others: choose another objective, like sft"
+            )
 
     def _check_encoder(self) -> None:
         chosen = encoders.kind_of(self.encoder)
