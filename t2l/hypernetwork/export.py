@@ -32,6 +32,7 @@ from t2l.hypernetwork.checkpoint import (
     load_record,
 )
 from t2l.hypernetwork.kept_calibration import CONFIDENCE_FILE, kept_calibration
+from t2l.lora.weights import AdapterKind
 
 CARD = "README.md"
 
@@ -118,7 +119,7 @@ def card(
     settings = json.dumps({k: config[k] for k in ("objective", "trainer", "hypernetwork") if k in config}, indent=1)
     use = 't2l generate "Answer with the capital of the country." --checkpoint FOLDER --out adapter\nt2l try adapter "France"'
     sections = [
-        f"# A hypernetwork that writes LoRA adapters for {record.base_name} from a sentence",
+        f"# A hypernetwork that writes adapters for {record.base_name} from a sentence",
         "Made by t2l (Text-to-LoRA, Charakorn et al. 2025, arXiv:2506.06105). It does not contain the base model.",
         _list("What it is", sizes),
         _list("How it was made", made),
@@ -138,6 +139,8 @@ def adapter_text(record: CheckpointRecord) -> str:
     """What adapters it writes, in words."""
     spec = record.spec
     layers = f"layers {spec.layers[0]} to {spec.layers[-1]}"
+    if spec.kind is AdapterKind.ia3:
+        return f"(IA)3 on {', '.join(spec.target_modules)} in {layers}"
     return f"LoRA of rank {spec.rank}, alpha {spec.alpha:g}, on {', '.join(spec.target_modules)} in {layers}"
 
 
