@@ -93,7 +93,8 @@ class Run:
         return cls(answers, entry.conditions, usage, data["fingerprint"], making, recipe)
 
 
-def _scores(runs: Sequence[Run]) -> Scores:
+def scores_of(runs: Sequence[Run]) -> Scores:
+    """Every score of runs that differ in their training seed, [seeds, tasks, examples]."""
     return Scores.of([list(scores_by_task(run.answers).values()) for run in runs])
 
 
@@ -114,7 +115,7 @@ class Cell:
     @property
     def scores(self) -> Scores:
         """Every score, [seeds, tasks, examples]."""
-        return _scores(self.runs)
+        return scores_of(self.runs)
 
     def row(self, metric: str) -> dict[str, Any]:
         """The cell as a row of report.json."""
@@ -264,7 +265,7 @@ class Board:
 
     def cell(self, name: str, split: str, runs: list[Run]) -> Cell:
         """The runs of one contender (one per training seed) on a split, with their estimate."""
-        e = estimate(_scores(runs), self.config.bootstrap_samples, self.seed, f"{name}:{split}", bounds=(0.0, 1.0))
+        e = estimate(scores_of(runs), self.config.bootstrap_samples, self.seed, f"{name}:{split}", bounds=(0.0, 1.0))
         return Cell(name, split, runs, e)
 
     def score(self, contenders: Sequence[Contender], views: Sequence[SplitView]) -> list[Cell]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -48,6 +48,8 @@ class Question:
     """solved examples as earlier turns of the chat: what the user says, what the assistant answers"""
     stop: str = ""
     """what ends a written answer if the prompt is a text that would go on (solved examples); empty for nothing"""
+    core: str = field(default="", repr=False)
+    """what of the reference is the answer itself, if it also has a form; decides nothing that is asked or scored"""
 
     @classmethod
     def of(cls, task: Task, example: Example, adapter: int = 0, prefix: str = "") -> Question:
@@ -55,7 +57,7 @@ class Question:
         return cls(
             task.name, example.input, f"{prefix}\n{example.input}" if prefix else example.input,
             getattr(example, metric(task.metric).against), adapter, prefix, task.metric, example.references,
-            example.choices, task.max_new_tokens,
+            example.choices, task.max_new_tokens, core=example.core,
         )  # fmt: skip
 
     def ended(self, written: str) -> str:

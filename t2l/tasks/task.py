@@ -22,7 +22,8 @@ class Example:
     """One question of a task and its right answer, both plain text.
 
     `references` are further right answers; `choices` what a multiple-choice question lets one choose from (the right
-    one among them); `tests` are assertions that right code passes.
+    one among them); `tests` are assertions that right code passes; `core` is what of the output is the answer itself,
+    if the output also has a form (the word in a JSON object); it does not make it another example.
     """
 
     input: str
@@ -30,6 +31,7 @@ class Example:
     references: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     tests: str = ""
+    core: str = ""
 
     def content(self) -> tuple[Any, ...]:
         """What makes it this example: input and output, and the rest if there is any."""

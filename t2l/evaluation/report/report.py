@@ -13,6 +13,7 @@ from t2l.evaluation.contenders.base import Base
 from t2l.evaluation.contenders.generated import CONTROLS
 from t2l.evaluation.contenders.interface import kinds
 from t2l.evaluation.contenders.oracle import Oracle
+from t2l.evaluation.report.content import by_content, content_rows, has_core
 from t2l.evaluation.report.figures import draw_figures
 from t2l.evaluation.report.findings import Findings, closest_controls
 from t2l.evaluation.report.html_page import page
@@ -79,6 +80,13 @@ def score_table(cells: Sequence[Cell]) -> str:
         estimates = [table.get((contender, s)) for s in splits]
         rows.append([contender, *("" if e is None else interval_text(e.mean, (e.low, e.high)) for e in estimates)])
     return markdown_table(["contender", *splits], rows)
+
+
+def _content_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    splits = list(dict.fromkeys(r["split"] for r in rows))
+    texts = {(r["contender"], r["split"]): interval_text(r["mean"], r["ci95"]) for r in rows}
+    names = dict.fromkeys(r["contender"] for r in rows)
+    return markdown_table(["contender", *splits], [[n, *(texts.get((n, s), "") for s in splits)] for n in names])
 
 
 def _control_table(differences: Sequence[Mapping[str, Any]]) -> str:
@@ -199,6 +207,8 @@ def report_data(found: Findings) -> dict[str, Any]:
         ],
         "provenance": dict(found.provenance),
     }
+    if has_core(found.cells):
+        data["content"] = content_rows([by_content(c, found.samples, found.seed) for c in found.cells])
     data["headline"] = headline(data)
     return data
 
@@ -216,6 +226,9 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
     if data["condition_redundant"]:
         lines += ["", f"**{REDUNDANT}**: {REDUNDANT_WHY}."]
     lines += ["", score_table(found.cells), "", "![scores](scores.png)", *_in_context_text(data)]
+    if data.get("content"):
+        about = "Share of answers that hold the answer itself as whole words, in whatever form and among whatever else."
+        lines += _section("Content, whatever the form", about, _content_table(data["content"]))
     if data["controls"]:
         lines += _section(
             "Does the adapter follow its description?",

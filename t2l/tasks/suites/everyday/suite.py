@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from t2l.checks import at_least, one_of
 from t2l.registry import register
 from t2l.tasks.suites.everyday import numbers, texts, times
-from t2l.tasks.suites.everyday.formats import formats, usable_formats
+from t2l.tasks.suites.everyday.formats import Format, formats, usable_formats
 from t2l.tasks.suites.everyday.phrasing import Phraser
 from t2l.tasks.suites.everyday.splits import Rule, partition
 from t2l.tasks.suites.everyday.tables import KINDS, PHRASINGS, Function, Item, functions
@@ -117,6 +117,11 @@ def _descriptions(rule: Rule, function: Function, config: EverydayConfig) -> dic
     return found
 
 
+def _example(item: Item, function: str, form: Format) -> Example:
+    answer = item.answers[function]
+    return Example(item.text, form.write(item.text, answer), core=answer)
+
+
 def make_task(rule: Rule, inputs: Deal, config: EverydayConfig) -> Task:
     """A task on the inputs of its kind.
 
@@ -124,10 +129,7 @@ def make_task(rule: Rule, inputs: Deal, config: EverydayConfig) -> Task:
     different tasks are answered together.
     """
     function, form = functions()[rule.function], formats()[rule.format]
-    examples = {
-        split: tuple(Example(i.text, form.write(i.text, i.answers[rule.function])) for i in items)
-        for split, items in inputs.items()
-    }
+    examples = {split: tuple(_example(i, rule.function, form) for i in items) for split, items in inputs.items()}
     longest = max(len(e.output.encode()) for rows in examples.values() for e in rows)
     return Task(
         name=rule.name,
