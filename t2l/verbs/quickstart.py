@@ -20,6 +20,7 @@ from t2l.evaluation.scoring import check_code, greedy_answers
 from t2l.library import open_library
 from t2l.library.training import LibraryTrainingConfig
 from t2l.lora.peft_folder import load_adapter
+from t2l.objectives import objective_of
 from t2l.run.console import print_table
 from t2l.tasks import PromptConfig, TaskSuite, suites
 from t2l.training.loop import TrainerConfig
@@ -78,6 +79,11 @@ class QuickstartConfig:
     """the one seed of everything"""
     run_dir: str | None = None
     """folder of everything the run makes"""
+
+    def __post_init__(self) -> None:
+        for objective, trainer in ((self.reconstruction, self.reconstruction_trainer), (self.sft, self.sft_trainer)):
+            if objective is not None:  # before the library is trained
+                objective_of(objective).check_settings(objective, trainer, self.prompt)
 
 
 def _unseen_split(suite: TaskSuite) -> str:
