@@ -277,7 +277,7 @@ def test_parts_are_chosen_changed_and_left_out_by_words() -> None:
 def test_the_help_page_tells_the_keys_of_parts(capsys: pytest.CaptureFixture[str]) -> None:
     main(["train", "objective=joint", "objective.parts.sft.weight=7", "--help"])
     shown = capsys.readouterr().out
-    assert "  objective.parts.sft.weight=7\n" in shown
+    assert "  objective.parts.sft.weight=7.0\n" in shown
     assert "objective.parts.distillation.temperature=1.0" in shown
     assert "  objective_part@objective.parts.NAME=CHOICE\n" in shown
 
@@ -418,7 +418,9 @@ def test_one_from_outside_is_a_part(
     assert load_record(find_checkpoint(alone)).objective == "small"
 
 
-def test_both_configs_train_and_are_scored_by_their_names(tasks: list[str], tmp_path: Path) -> None:
+def test_both_configs_train_and_are_scored_by_their_names(
+    tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     brief = [
         f"{part}.{key}" for part in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2", "cycles=1")
     ]
@@ -443,6 +445,14 @@ def test_both_configs_train_and_are_scored_by_their_names(tasks: list[str], tmp_
         before = (runs[name] / "run.json").read_bytes()
         main(command)  # finished
         assert (runs[name] / "run.json").read_bytes() == before
+    settings = compose_settings("train", [*tasks, *BRIEF, "objective=reconstruction_then_sft", library])
+    coarse = replace(settings, base_model=replace(settings.base_model, dtype="bfloat16"), run_dir=f"{tmp_path}/coarse")
+    told: list[str] = []
+    monkeypatch.setattr("t2l.verbs.train.log.warning", lambda text, *values: told.append(text % values))
+    record = load_record(find_checkpoint(train(coarse)))
+    assert record.conditions is not None
+    assert record.conditions["dtype"] == "bfloat16"  # its own, since it goes through the base
+    assert f"{library} was trained under another base_model.dtype than this run" in told
     board = ["evaluation.tasks_per_split=3", "evaluation.examples_per_task=2", "evaluation.bootstrap_samples=10"]
     scored = [f"checkpoints=[{','.join(map(str, runs.values()))}]", "contenders=[generated]", "splits=[train]"]
     main(["evaluate", *tasks, *board, *scored, "robustness_split=null", f"run_dir={tmp_path}/board"])
