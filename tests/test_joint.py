@@ -176,6 +176,15 @@ def test_a_part_of_no_weight_is_neither_needed_nor_made(tiny_base: BaseModel, tm
     assert (made.needs_base, made.needs_library, made.row_counts()) == (False, True, None)
 
 
+def test_the_distance_to_a_library_is_that_of_the_part_which_needs_one(tiny_base: BaseModel, tmp_path: Path) -> None:
+    setup = Setup(tiny_base, tmp_path)
+    pair = (random_adapters(setup.spec, 2, seed=1), random_adapters(setup.spec, 2, seed=2))
+    found = make(setup, joint({"sft": {}, "reconstruction": {"weight": 3.0}})).distance(fresh(setup), *pair)
+    assert found == make(setup, OWN["reconstruction"]).distance(fresh(setup), *pair) > 0
+    with pytest.raises(NotImplementedError, match="JointObjective compares no adapters"):
+        make(setup, joint({"sft": {}})).distance(fresh(setup), *pair)
+
+
 class JointSetup(Setup):
     """A tiny run of a joint objective."""
 
