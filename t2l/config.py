@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from t2l.objectives.joint import GROUP as PARTS
+from t2l.objectives.joint import part_config
 from t2l.registry import PACKAGES, Component, components
 from t2l.verbs import VERBS, verb_named
 
@@ -33,14 +35,42 @@ def register() -> None:
         for found in components(kind).values():
             if found.config is not None:
                 _store(store, found)
+    _store_parts(store)
     for verb, root in ROOTS.items():
         store.store(name=f"{verb}_schema", node=root)
 
 
-def _store(store: Any, found: Component) -> None:
-    """A component's schema, with its name if it shares that with others; and the component itself if it has no YAML."""
+def _store(store: Any, found: Component, group: str | None = None) -> None:
+    """A component's schema, with its name if it shares that with others; and the component itself if it has no YAML.
+
+    Args:
+        group: where it is chosen, if that is not its own group.
+    """
     config: Any = found.config
     node = config(architecture=found.name) if "architecture" in (f.name for f in fields(config)) else config
-    store.store(group=found.group, name=f"{found.name}_schema", node=node)
+    place = group or found.group
+    store.store(group=place, name=f"{found.name}_schema", node=node)
     if not (config_folder() / found.group / f"{found.name}.yaml").is_file():
-        store.store(group=found.group, name=found.name, node=node)
+        store.store(group=place, name=found.name, node=node)
+
+
+def _store_parts(store: Any) -> None:
+    """Every objective once more as a part of a sum of objectives: its schema, and itself by the names of its YAMLs."""
+    from omegaconf import OmegaConf
+
+    known: set[str] = set()
+    for found in components("objective").values():
+        kind = part_config(found.config) if found.config is not None else None
+        if kind is not None:
+            _store(store, Component("objective", found.name, found.make, kind), PARTS)
+            known |= {f"{found.name}_schema", found.name}
+    files = {f.stem: OmegaConf.load(f) for f in sorted((config_folder() / "objective").glob("*.yaml"))}
+    while usable := [name for name, node in files.items() if _defaults(node) <= known]:
+        for name in usable:
+            store.store(group=PARTS, name=name, node=files.pop(name))
+            known.add(name)
+
+
+def _defaults(node: Any) -> set[str]:
+    """What a config of a group is based on, in the same group."""
+    return {entry for entry in node.get("defaults", []) if isinstance(entry, str)} - {"_self_"}

@@ -44,7 +44,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
         monkeypatch.setenv("T2L_COMPONENTS", name)
         monkeypatch.setattr(registry, "_FOUND", set())
         store = ConfigStore.instance().repo
-        for group in registry.PACKAGES:
+        for group in (*registry.PACKAGES, "objective_part"):
             monkeypatch.setitem(store, group, dict(store.get(group, {})))
 
     return write

@@ -90,7 +90,9 @@ def _default(kind: type, name: str) -> Any:
 
 
 def _documented(kind: type) -> dict[str, str]:
-    """What the line below each field says."""
+    """What the line below each field says; of a class that is made of others, nothing: those are looked at themselves."""
+    if hasattr(kind, "_of"):
+        return {}
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     return {
         field.target.id: line.value.value

@@ -115,7 +115,8 @@ def _groups(name: str, config: Any, chosen: Mapping[str, str | None], folder: st
     for key, choice in chosen.items():
         group, _, place = key.partition("@")
         top, _, below = (place or group).partition(".")
-        label = f"{group}@{top}.NAME=CHOICE" if below else f"{key}={'null' if choice is None else choice}"
+        many = f"{group}@{place.rpartition('.')[0]}.NAME=CHOICE"
+        label = many if below else f"{key}={'null' if choice is None else choice}"
         if (group, top if below else key) in shown:
             continue
         shown.add((group, top if below else key))
@@ -143,6 +144,22 @@ def _keys(config: Any, chosen: Mapping[str, str | None]) -> Iterator[str]:
         told = meanings(kind)
         for key, value in values[part].items():
             yield from _entry(f"{part}.{key}={_text(value)}", told.get(key, ""))
+            if isinstance(value, Mapping):
+                yield from _keys_within(config[part][key], f"{part}.{key}")
+
+
+def _keys_within(node: Any, path: str) -> Iterator[str]:
+    """The keys of each config in a mapping of configs by name; nothing of another mapping."""
+    from omegaconf import OmegaConf
+
+    kinds: dict[str, Any] = {name: OmegaConf.get_type(node, name) for name in node}
+    if is_dataclass(OmegaConf.get_type(node)) or not all(map(is_dataclass, kinds.values())):
+        return
+    for name, kind in kinds.items():
+        told = meanings(kind)
+        values: Any = OmegaConf.to_container(node[name], resolve=False)
+        for key, value in values.items():
+            yield from _entry(f"{path}.{name}.{key}={_text(value)}", told.get(key, ""))
 
 
 def _text(value: Any) -> str:

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2l.checks import at_least, one_of, positive
-from t2l.objectives.interface import Materials
+from t2l.objectives.interface import Materials, StepSettings
 from t2l.objectives.losses import distillation_loss, label_loss
 from t2l.objectives.sft import SftConfig, SftObjective
 from t2l.registry import register
-from t2l.tasks import Task, TokenizedExample, show_definition
+from t2l.tasks import PromptConfig, Task, TokenizedExample, show_definition
 from t2l.tasks.prompting import tokenize_prompts
 
 TEACHERS = ("description", "examples", "both")
@@ -68,6 +68,15 @@ class DistillationObjective(SftObjective):
     """
 
     config: DistillationConfig  # type: ignore[assignment]
+
+    @classmethod
+    def check_settings(cls, config: DistillationConfig, trainer: StepSettings, prompt: PromptConfig) -> None:
+        """Raises ValueError if the description stands in the prompt: the student would read it, too."""
+        if prompt.is_shown:
+            raise ValueError(
+                f"objective={config.name} with prompt.definition=shown: the student would read the description as well, "
+                "and would not need an adapter made from it: set prompt.definition=hidden"
+            )
 
     @classmethod
     def make(cls, config: DistillationConfig, materials: Materials) -> Self:  # type: ignore[override]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Protocol, Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,12 +14,13 @@ from t2l.base_model import BaseModel
 from t2l.hypernetwork import Hypernetwork
 from t2l.lora import LoraWeights
 from t2l.lora.source import AdapterSource
-from t2l.tasks import Task
+from t2l.tasks import PromptConfig, Task
 
 
 class StepSettings(Protocol):
     """The settings of the trainer that say what a step is made of (`training.TrainerConfig`)."""
 
+    steps: int
     tasks_per_step: int
     rows_per_task: int
     rows_per_pass: int | None
@@ -43,6 +44,16 @@ class Materials:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What an objective of a config needs."""
+
+    base: bool
+    """whether its losses go through the base model"""
+    library: bool
+    """whether it needs trained adapters of the training tasks"""
+
+
+@dataclass(frozen=True)
 class Batch:
     """A process's share of a step."""
 
@@ -50,6 +61,8 @@ class Batch:
     """which of the training tasks, by number"""
     rows: list[list[int]]
     """for each of them, numbers of its training examples"""
+    step: int = 0
+    """which step of training, counted from 0"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ class Term:
     """what metrics call the sum, after `train/`; `loss` is the one to watch"""
     value: Float[Tensor, ""]
     factor: float = 1.0
-    """what its gradient is multiplied by"""
+    """what its gradient is multiplied by; 0: it is a metric alone, and is not differentiated"""
 
 
 class Objective(ABC):
@@ -69,13 +82,31 @@ class Objective(ABC):
     A step generates one adapter per task of its batch, and hands them to `losses` as leaves of the graph. Each term is
     differentiated as soon as it is yielded, so an objective may go through the base in several passes, yield from within
     the block in which adapters are injected, and keep no more than one pass in memory. The gradients of all terms meet at
-    the leaves and go through the hypernetwork once. To add objectives, yield the terms of each.
+    the leaves and go through the hypernetwork once. To add objectives, yield the terms of each (as `joint` does).
     """
 
-    needs_base: ClassVar[bool] = False
+    needs_base: bool = False
     """whether its losses go through the base model"""
-    needs_library: ClassVar[bool] = False
+    needs_library: bool = False
     """whether it needs trained adapters of the training tasks"""
+
+    @classmethod
+    def needs_of(cls, config: Any) -> Needs:
+        """What the objective of a config needs: `needs_base` and `needs_library`, unless that depends on the config."""
+        return Needs(cls.needs_base, cls.needs_library)
+
+    @classmethod
+    def check_settings(cls, config: Any, trainer: StepSettings, prompt: PromptConfig) -> None:
+        """Raises ValueError if a config does not go with the trainer's or the prompt's; before anything is loaded."""
+        return None
+
+    @classmethod
+    def schedule_of(cls, config: Any, steps: int, first: int) -> Any:
+        """What of the objective depends on the step, in the first so many of all steps; nothing by default.
+
+        A run goes on to more steps only if this stays as it was in the steps that are done.
+        """
+        return None
 
     @classmethod
     @abstractmethod

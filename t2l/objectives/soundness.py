@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -273,13 +274,26 @@ def refuse_wild(parameters: Iterable[Tensor], setting: str) -> None:
         raise ValueError(f"training {judgement}: lower {setting}")
 
 
+def judge_parts(lines: Sequence[Mapping[str, float]]) -> Judgement:
+    """Judges a history of metrics by `train/loss`; of a sum of objectives by the loss of each, `train/PART/loss`.
+
+    The sum has another scale when a part begins or ends. It diverged if a part did, and learnt nothing if no part learnt.
+    """
+    parts = {key.removesuffix("/weight") for line in lines for key in line if re.fullmatch(r"train/\w+/weight", key)}
+    found = [judge_history([line[f"{p}/loss"] for line in lines if f"{p}/loss" in line]) for p in sorted(parts)]
+    if not found:
+        return judge_history([line["train/loss"] for line in lines if "train/loss" in line])
+    gravest = worst(*found)
+    return next((j for j in found if j.is_sound), gravest) if gravest.is_kept else gravest
+
+
 def judge_run(metrics: Path, setting: str) -> Judgement:
-    """Judges a run by the `train/loss` of its metrics.jsonl, and warns if it learnt nothing.
+    """Judges a run by the losses in its metrics.jsonl (`judge_parts`), and warns if it learnt nothing.
 
     Raises ValueError if it diverged, and names the setting to lower.
     """
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    judgement = judge_history([line["train/loss"] for line in map(json.loads, lines) if "train/loss" in line])
+    judgement = judge_parts([json.loads(line) for line in lines])
     if not judgement.is_kept:
         raise ValueError(f"training {judgement}: lower {setting}, and train in another run_dir")
     if not judgement.is_sound:

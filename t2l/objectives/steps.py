@@ -54,11 +54,12 @@ class Steps:
         share = self.world.share(len(draw.tasks), "trainer.tasks_per_step")
         weights = self._generate(hypernetwork, draw, share, step)
         leaves = weights.map(lambda t: t.detach().requires_grad_())
-        batch = Batch(draw.tasks[share], draw.rows[share])
+        batch = Batch(draw.tasks[share], draw.rows[share], step)
         totals: dict[str, Tensor] = {}
         with closing(self.objective.losses(unwrap(hypernetwork), batch, leaves)) as terms:
             for term in terms:
-                (term.value if term.factor == 1 else term.factor * term.value).backward()
+                if term.factor:
+                    (term.value if term.factor == 1 else term.factor * term.value).backward()
                 value = term.value.detach()
                 totals[term.name] = totals[term.name] + value if term.name in totals else value
         reached = [(w, t.grad) for w, t in zip(weights.tensors(), leaves.tensors(), strict=True) if t.grad is not None]

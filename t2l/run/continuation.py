@@ -73,6 +73,9 @@ def defaults_of(config: Any) -> dict[str, Any]:
         value = getattr(config, f.name)
         if is_dataclass(value) and not isinstance(value, type):
             found |= {f"{f.name}.{key}": v for key, v in defaults_of(value).items()}
+        elif isinstance(value, Mapping) and value and all(map(is_dataclass, value.values())):
+            named = {name: defaults_of(part) for name, part in value.items()}
+            found |= {f"{f.name}.{name}.{key}": v for name, part in named.items() for key, v in part.items()}
         elif f.default is not MISSING:
             found[f.name] = f.default
         elif f.default_factory is not MISSING:

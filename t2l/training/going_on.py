@@ -9,6 +9,7 @@ from typing import Any
 
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.objectives import objective_of
 from t2l.run.continuation import Change, changes_the_result, defaults_of, settings_of
 from t2l.run.record import check_settings, say_finished
 from t2l.training import is_trained
@@ -29,6 +30,15 @@ def settings_may_change(config: Any, newest: CheckpointRecord | None) -> Callabl
             return (
                 f"it changes the learning rate of the {newest.step} steps that are done (more steps go with "
                 "trainer.schedule=constant and trainer.warmup_steps, chosen when a run is begun)"
+            )
+        schedules = [
+            objective_of(config.objective).schedule_of(config.objective, trainer.steps, newest.step)
+            for trainer in (before, config.trainer)
+        ]
+        if schedules[0] != schedules[1]:
+            return (
+                f"it changes the schedule of objective.parts in the {newest.step} steps that are done (more steps go with "
+                "start, until, rise and fall in steps, not fractions, chosen when a run is begun)"
             )
         return None
 

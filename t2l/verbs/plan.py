@@ -16,7 +16,7 @@ from t2l.checks import at_least, positive
 from t2l.encoder import embedding_width
 from t2l.hypernetwork import config_from_json
 from t2l.lora import AdapterKind, LoraSpec
-from t2l.objectives import objective_of
+from t2l.objectives import needs_of, objective_of
 from t2l.registry import component, component_of
 from t2l.run.console import print_wrapped
 from t2l.training.memory import StepMemory, StepShape, adapter_file_bytes, meta_hypernetwork, step_memory
@@ -46,6 +46,8 @@ class PlanConfig(TrainConfig):
         if not 1 <= self.response < self.length:
             raise ValueError(f"response must be in 1 to length - 1 = {self.length - 1}, not {self.response}")
         positive(self, "memory_gb")
+        if self.objective is not None:
+            objective_of(self.objective).check_settings(self.objective, self.trainer, self.prompt)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _step(config: PlanConfig) -> StepShape:
 def _variants(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
     """Single changes that save memory, those that change no result first."""
     trainer, base = config.trainer, config.base_model
-    if objective_of(config.objective).needs_base:
+    if needs_of(config.objective).base:
         if not trainer.gradient_checkpointing:
             yield "trainer.gradient_checkpointing=true", _with_trainer(config, gradient_checkpointing=True)
         rows = _step(config).rows
@@ -160,7 +162,7 @@ def plan(config: PlanConfig) -> Plan:
 
     def memory_of(variant: PlanConfig) -> StepMemory:
         """Of a configuration with the same base model and adapters."""
-        needs_base = objective_of(variant.objective).needs_base
+        needs_base = needs_of(variant.objective).base
         shapes = (variant.hypernetwork, d_embedding, meta, _step(variant))
         return step_memory(hf_config, variant.base_model, spec, *shapes, needs_base=needs_base)
 

@@ -21,6 +21,7 @@ from t2l.library import open_library
 from t2l.library.training import LibraryTrainingConfig
 from t2l.lora.peft_folder import load_adapter
 from t2l.methods.low_rank import check_layers
+from t2l.objectives import objective_of
 from t2l.run.console import print_table
 from t2l.tasks import PromptConfig, TaskSuite, suites
 from t2l.training.loop import TrainerConfig
@@ -82,6 +83,9 @@ class QuickstartConfig:
 
     def __post_init__(self) -> None:
         check_layers(self.lora, {})  # it begins with a library
+        for objective, trainer in ((self.reconstruction, self.reconstruction_trainer), (self.sft, self.sft_trainer)):
+            if objective is not None:  # before the library is trained
+                objective_of(objective).check_settings(objective, trainer, self.prompt)
 
 
 def _unseen_split(suite: TaskSuite) -> str:

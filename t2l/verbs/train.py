@@ -32,7 +32,7 @@ from t2l.hypernetwork.confidence import task_centres
 from t2l.library import library_record, open_library
 from t2l.library.trained_on import targets_trained_on
 from t2l.lora import AdapterKind, LoraSpec
-from t2l.objectives import Materials, Objective, Steps, objective_of
+from t2l.objectives import Materials, Objective, Steps, name_of, needs_of, objective_of
 from t2l.registry import component_of
 from t2l.run.continuation import defaults_of, settings_of
 from t2l.run.record import LoggerConfig, Run
@@ -73,7 +73,7 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     """where metrics go besides metrics.jsonl"""
     library: str | None = None
-    """folder of `t2l train_library`; the reconstruction objective needs it"""
+    """folder of `t2l train_library`; the reconstruction objective needs it, alone or in a sum"""
     descriptions_per_task: int = 48
     """training descriptions of each task that are used; validation looks at those beyond"""
     init_from: str | None = None
@@ -93,16 +93,17 @@ class TrainConfig:
         self._check_encoder()
 
     def _check_objective(self) -> None:
-        chosen = component_of("objective", self.objective)
-        if chosen.make.needs_library and not self.library:
-            raise ValueError(f"objective={chosen.name} needs library=DIR, a folder of `t2l train_library`")
-        if self.trainer.select_by == "validation/distance" and not chosen.make.needs_library:
+        chosen, needs = component_of("objective", self.objective), needs_of(self.objective)
+        if needs.library and not self.library:
+            raise ValueError(f"objective={name_of(self.objective)} needs library=DIR, a folder of `t2l train_library`")
+        if self.trainer.select_by == "validation/distance" and not needs.library:
             raise ValueError("trainer.select_by=validation/distance is for objective=reconstruction")
-        if chosen.make.needs_library and self.lora.kind is not AdapterKind.lora:
+        if needs.library and self.lora.kind is not AdapterKind.lora:
             raise ValueError(
-                f"objective={chosen.name} learns the adapters of a library, which are LoRAs, and lora.kind={self.lora.kind} "
+                f"objective={name_of(self.objective)} learns the adapters of a library, which are LoRAs, and lora.kind={self.lora.kind} "
                 "generates others: choose another objective, like sft"
             )
+        chosen.make.check_settings(self.objective, self.trainer, self.prompt)
 
     def _check_encoder(self) -> None:
         chosen = encoders.kind_of(self.encoder)
@@ -143,7 +144,7 @@ class _Setting:
 def _objective(setting: _Setting) -> Objective:
     """Raises ValueError for a library of another geometry."""
     config, kind, adapters = setting.config, objective_of(setting.config.objective), None
-    if kind.needs_library:
+    if needs_of(config.objective).library:
         library = open_library(Path(config.library or ""), setting.base)
         if library.spec != setting.spec:
             raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
@@ -233,15 +234,16 @@ def _learnt_from(config: TrainConfig, suite: TaskSuite, tasks: Sequence[Task]) -
     """Reads records alone.
 
     A hypernetwork that learns a library's adapters learns what they were trained on, under the conditions they were trained
-    under.
+    under; if it goes through the base as well, the conditions are its own.
     """
     validated_on = {t.name: t for t in tasks} if config.trainer.validate_every is not None else {}
     if validated_on and VALIDATION_SPLIT in suite.splits:
         validated_on |= {t.name: t for t in suite.select(suite.split(VALIDATION_SPLIT).tasks)}
     manifest = Manifest.of(tasks, config.descriptions_per_task, list(validated_on.values()))
-    definition = config.prompt.definition
-    if not objective_of(config.objective).needs_library:
-        return _LearntFrom(conditions_of(config.base_model, definition), manifest)
+    definition, needs = config.prompt.definition, needs_of(config.objective)
+    own = conditions_of(config.base_model, definition)
+    if not needs.library:
+        return _LearntFrom(own, manifest)
     folder = Path(config.library or "")
     targets = targets_trained_on(folder, tasks, suite, definition)
     known = [t for t in targets if t is not None]
@@ -250,7 +252,12 @@ def _learnt_from(config: TrainConfig, suite: TaskSuite, tasks: Sequence[Task]) -
     record = library_record(folder)
     if (record.get("suite") or {}).get("sha256") not in (None, suite.content_hash()):
         log.warning("library=%s was trained on a suite of other content, though on this one's training rows", folder)
-    return _LearntFrom(record.get("conditions"), Manifest.union([manifest, *known]), len(known) == len(tasks))
+    conditions = record.get("conditions")
+    if needs.base and conditions is not None:
+        other = [key for key in own if key in conditions and conditions[key] != own[key]]
+        if other:
+            log.warning("library=%s was trained under another base_model.%s than this run", folder, ", ".join(other))
+    return _LearntFrom(own if needs.base else conditions, Manifest.union([manifest, *known]), len(known) == len(tasks))
 
 
 def _training_tasks(config: TrainConfig, suite: TaskSuite, world: World) -> list[Task]:
@@ -282,7 +289,7 @@ def _record(
     config, base, suite, encoder = setting.config, setting.base, setting.suite, setting.encoder
     return CheckpointRecord(
         step=0,
-        objective=config.objective.name,
+        objective=name_of(config.objective),
         hypernetwork=config.hypernetwork,
         spec=setting.spec,
         d_embedding=hypernetwork.d_embedding,
