@@ -187,10 +187,10 @@ def test_other_versions_of_the_libraries_have_another_cache(tmp_path: Path, monk
     encoder, source = cached(tmp_path)
     encoder.encode(TEXTS)
     assert not source.asked
-    own = module.library_versions()
-    assert set(own) == {"torch", "transformers", "sentence-transformers", "tokenizers"}
+    own = module.made_by()
+    assert set(own) == {"torch", "transformers", "sentence-transformers", "tokenizers", "threads", "instructions"}
     for name in own:
-        monkeypatch.setattr(module, "library_versions", lambda name=name: {**own, name: "0.0.1"})
+        monkeypatch.setattr(module, "made_by", lambda name=name: {**own, name: "0.0.1"})
         other, source = cached(tmp_path)
         assert other.identity == encoder.identity
         other.encode(TEXTS)

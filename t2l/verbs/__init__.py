@@ -14,7 +14,7 @@ from typing import Any
 VERBS = {
     "quickstart": "the whole path in one run, on the embedded world by default",
     "train_library": "train an oracle LoRA per task, and the multi-task LoRA",
-    "train": "train a hypernetwork, by SFT, distillation, reconstruction or sums of them",
+    "train": "train a hypernetwork by SFT, distillation, reconstruction",
     "evaluate": "score contenders on every split and write a report",
     "compare_methods": "train every adaptation method on the same tasks, one table",
     "describe": "write descriptions of tasks with a language model",

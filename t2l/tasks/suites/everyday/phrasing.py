@@ -1,8 +1,9 @@
 """Descriptions of tasks in English: a core phrase of the function in a frame, with a word on the format.
 
-There are two phrasing sets. Core phrases, frames, introductions and the ways to name a format are written by hand for
-each and none is in both, so a test description uses no phrase of a training description. Core phrases have four shapes
-(see `SHAPES`), and one description in seven is misspelt.
+There are two phrasing sets, and no core phrase, frame, introduction or way to name a format is in both, so a test
+description uses no phrase of a training description. All are written by hand; core phrases, of four shapes (see `SHAPES`),
+are dealt to the two sets by chance, so that those for testing are no further off than another person's words. One
+description in seven is misspelt.
 """
 
 from __future__ import annotations

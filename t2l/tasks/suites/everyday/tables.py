@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ KINDS = (
 SHAPES = ("do", "what", "ask", "terse")
 """imperative verb phrase, noun phrase, question, and a few words that stand alone"""
 PHRASINGS = ("train", "test")
+TEST_PHRASES = 1 / 3
+"""share of a function's phrases that are kept for testing"""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,19 @@ def both(text: str) -> dict[str, tuple[str, ...]]:
     return {p: tuple(part.split(" | ")) for p, part in zip(PHRASINGS, text.split(" // "), strict=True)}
 
 
-def _phrases(entry: Mapping[str, Any], noun: str) -> Phrases:
-    return {shape: both(entry[shape].replace("{x}", noun)) for shape in SHAPES}
+def dealt(text: str, key: str) -> dict[str, tuple[str, ...]]:
+    """Alternatives from "one | another | a third", a third of them for testing, drawn by a key and by nothing else.
+
+    So both sets are of one kind: what tells them apart is chance, not who wrote them.
+    """
+    pool = text.split(" | ")
+    order = random.Random(f"everyday:phrases:{key}").sample(range(len(pool)), len(pool))
+    test = {*order[: max(1, round(TEST_PHRASES * len(pool)))]}
+    return {p: tuple(c for i, c in enumerate(pool) if (i in test) == (p == "test")) for p in PHRASINGS}
+
+
+def _phrases(name: str, entry: Mapping[str, Any], noun: str) -> Phrases:
+    return {shape: dealt(entry[shape].replace("{x}", noun), f"{name}:{shape}") for shape in SHAPES}
 
 
 @cache
@@ -78,6 +92,6 @@ def functions() -> dict[str, Function]:
         for name, entry in table(f"kinds/{kind}")["functions"].items():
             assert name not in found, name
             nouns = {k: str(table(f"kinds/{k}")["noun"]) for k in entry.get("kinds", [kind])}
-            phrases = {k: _phrases(entry, noun) for k, noun in nouns.items()}
+            phrases = {k: _phrases(name, entry, noun) for k, noun in nouns.items()}
             found[name] = Function(name, entry["family"], phrases, tuple(entry.get("not_with", ())))
     return found
