@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,20 +45,21 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def atomic_folder(folder: Path, owns: Iterable[str] = ()) -> Iterator[Path]:
+def atomic_folder(folder: Path, owns: Iterable[str] = (), only: Collection[str] | None = None) -> Iterator[Path]:
     """A temporary folder that takes the final name when the block ends well and vanishes otherwise.
 
     An existing folder of that name is replaced, but only if t2l wrote all that is in it and nobody changed it since.
 
     Args:
         owns: patterns of names that are surely t2l's, in an existing folder from before that was recorded.
+        only: the names that an existing folder may hold, where the user chooses it; None for any (`check_replaceable`).
 
     Raises FileProblemError, before the block, if the folder holds anything else; after it, if another process was
     faster.
     """
     if folder.is_symlink():
         folder = folder.resolve()
-    check_replaceable(folder, owns)
+    check_replaceable(folder, owns, only)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(folder)
     temporary = spare_name(folder)
@@ -66,7 +67,7 @@ def atomic_folder(folder: Path, owns: Iterable[str] = ()) -> Iterator[Path]:
     try:
         yield temporary
         record_folder(temporary)
-        _put_in_place(temporary, folder, owns)
+        _put_in_place(temporary, folder, owns, only)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -77,12 +78,12 @@ def _remove_left_behind(folder: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _put_in_place(temporary: Path, folder: Path, owns: Iterable[str]) -> None:
+def _put_in_place(temporary: Path, folder: Path, owns: Iterable[str], only: Collection[str] | None) -> None:
     old = None
     try:
         if folder.exists():
             old = folder.rename(spare_name(folder))
-            check_replaceable(old, owns)  # again: the block may have taken hours
+            check_replaceable(old, owns, only)  # again: the block may have taken hours
         temporary.rename(folder)
     except (OSError, FileProblemError) as error:
         if old is not None and not folder.exists():

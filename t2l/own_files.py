@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -96,8 +96,15 @@ def foreign_file(folder: Path, owns: Iterable[str] = ()) -> str | None:
     return next((name for name, path in _contents(folder) if not _is_own(name, path, recorded, owns)), None)
 
 
-def check_replaceable(folder: Path, owns: Iterable[str] = ()) -> None:
-    """Raises FileProblemError if a folder holds what t2l did not write, so that it cannot be replaced as a whole."""
+def check_replaceable(folder: Path, owns: Iterable[str] = (), only: Collection[str] | None = None) -> None:
+    """Raises FileProblemError if a folder cannot be replaced as a whole.
+
+    It holds what t2l did not write; or it is something else of t2l's than what would replace it (a checkpoint, say, where
+    an adapter is to be written), and not to be lost by a slip of the user's.
+
+    Args:
+        only: the names that the folder may hold; None for any.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -106,6 +113,12 @@ def check_replaceable(folder: Path, owns: Iterable[str] = ()) -> None:
         raise FileProblemError(
             f"{folder} holds {name!r}, which t2l did not write or which was changed since, so the folder is not "
             "replaced: choose another, or move that away"
+        )
+    other = next((name for name, _ in _contents(folder) if only is not None and name not in only), None)
+    if other is not None:
+        raise FileProblemError(
+            f"{folder} holds {other!r}: it is not what would be written there, so it is not replaced: choose another "
+            "folder, or remove it"
         )
 
 

@@ -72,6 +72,16 @@ def tiny_model(name: str) -> PreTrainedModel:
     return freeze(AutoModelForCausalLM.from_config(CONFIGS[name][0]))  # type: ignore[return-value]
 
 
+def tiny_gpt2() -> PreTrainedModel:
+    """A random GPT-2, whose linears are Conv1D; not frozen."""
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 400, "n_positions": 128}
+    special = {key: SIZES[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return AutoModelForCausalLM.from_config(GPT2Config(**sizes, **special))  # type: ignore[arg-type, no-any-return]
+
+
 def random_adapters(spec: LoraSpec, batch: int, seed: int = 0, size: float = 0.3) -> LoraWeights:
     """Adapters with neither A nor B zero."""
     generator = torch.Generator().manual_seed(seed)

@@ -42,6 +42,13 @@ def test_the_core_counts_in_whatever_form() -> None:
     assert not has_core([cell(("", "dog", "a dog"))])
 
 
+def test_a_choice_by_likelihood_keeps_its_score() -> None:
+    found = cell(("dog", "dog", "cat"))
+    chosen = replace(found.runs[0].answers[0].question, metric="multiple_choice", core="cat")
+    run = replace(found.runs[0], answers=[replace(found.runs[0].answers[0], question=chosen)])
+    assert by_content(replace(found, runs=[run]), 20, 0).runs[0].answers[0].score == 0
+
+
 def test_a_core_makes_no_other_question_or_example() -> None:
     """What was answered before examples had cores is still there for the same questions."""
     one = Question("t", "q", "q", "[12]")

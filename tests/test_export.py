@@ -85,6 +85,29 @@ def _other(record: checkpoint.CheckpointRecord) -> checkpoint.CheckpointRecord:
     return replace(record, step=999)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_nothing_else_of_t2ls_is_replaced(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A slip in --out must not cost a checkpoint or an oracle, though t2l wrote them."""
+    run = shutil.copytree(root / "sft", tmp_path / "run")
+    library = shutil.copytree(root / "library", tmp_path / "library")
+    trained, oracle = find_checkpoint(run), next((library / "adapters").iterdir())
+    main(["export", str(root / "sft"), "--out", str(tmp_path / "small")])
+    before = {folder: contents(folder) for folder in (run, library, tmp_path / "small")}
+    wanted = "it is not what would be written there, so it is not replaced"
+    assert wanted in refused(capsys, "export", str(run), "--out", str(trained))
+    assert wanted in refused(capsys, "export", str(run), "--out", str(oracle))
+    for taken in (trained, oracle, tmp_path / "small"):
+        assert wanted in refused(
+            capsys, "generate", DESCRIPTION, "--checkpoint", str(root / "sft"), "--out", str(taken)
+        )
+    assert {folder: contents(folder) for folder in before} == before
+    main(["export", str(root / "reconstruction"), "--out", str(tmp_path / "small")])  # another of its kind is
+    assert contents(tmp_path / "small") != before[tmp_path / "small"]
+
+
 def test_values_beyond_sixteen_bits_are_refused() -> None:
     with pytest.raises(FileProblemError, match="stored in 16 bits"):
         halved({"w": torch.tensor([1e9])}, "x")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, SIZES, tiny_model
+from conftest import CONFIGS, tiny_gpt2, tiny_model
 from small_run import SMALL
 from test_cli import refused
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, Quantization, freeze, load_base_model, lora_spec
 from t2l.base_model.files import file_fingerprint
@@ -41,10 +41,7 @@ def model_of(name: str) -> PreTrainedModel:
     """A tiny model; GPT-2's biases are not zero, as those that are trained."""
     if name != "gpt2":
         return tiny_model(name)
-    torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 400, "n_positions": 128}
-    special = {key: SIZES[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model = AutoModelForCausalLM.from_config(GPT2Config(**sizes, **special))
+    model = tiny_gpt2()
     for key, parameter in model.named_parameters():
         if key.endswith("bias"):
             nn.init.normal_(parameter, std=0.1)

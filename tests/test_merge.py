@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, SIZES, random_adapters, tiny_model
+from conftest import CONFIGS, random_adapters, tiny_gpt2, tiny_model
 from safetensors.torch import load_file, save_file
 from test_cli import refused
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from t2l.base_model import BaseModelConfig, LoraConfig, Quantization, freeze, load_base_model, lora_spec
 from t2l.base_model.files import file_fingerprint
@@ -26,12 +26,7 @@ TARGETS = {**{name: targets for name, (_, targets) in CONFIGS.items()}, "gpt2": 
 
 
 def model_of(name: str) -> PreTrainedModel:
-    if name != "gpt2":
-        return tiny_model(name)
-    torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 400, "n_positions": 128}
-    special = {key: SIZES[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return freeze(AutoModelForCausalLM.from_config(GPT2Config(**sizes, **special)))  # type: ignore[return-value]
+    return freeze(tiny_gpt2()) if name == "gpt2" else tiny_model(name)  # type: ignore[return-value]
 
 
 @pytest.fixture

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from experiments.smollm2.run import commands, main, scored_tasks
+from experiments.smollm2.run import commands, main, run_to_its_end, scored_tasks
 from t2l.cli.command import command_words, read_command
 from t2l.evaluation.board import view_split
 from t2l.tasks.suites import build
@@ -28,6 +33,25 @@ def test_every_scored_task_gets_an_oracle(tmp_path: Path) -> None:
     scored = {t.name for s in board.splits for t in view_split(suite, s, board.evaluation, board.seed).tasks}
     assert set(library.tasks) == scored == set(scored_tasks(("evaluation.tasks_per_split=12",), 0))
     assert len(scored) == 48
+
+
+def test_a_stop_stops_the_command_too(tmp_path: Path) -> None:
+    """Left alone, it would go on writing the folder in which the next start goes on."""
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    whole = f"import sys; from experiments.smollm2.run import run_to_its_end as r; sys.exit(r([sys.executable, '-c', {child!r}]))"
+    outer = subprocess.Popen([sys.executable, "-c", whole])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").is_file() or not (pid := (tmp_path / "pid").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    outer.send_signal(signal.SIGTERM)
+    assert outer.wait(30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_exit_codes_are_handed_on() -> None:
+    assert run_to_its_end([sys.executable, "-c", "raise SystemExit(3)"]) == 3
 
 
 def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,10 @@ from test_cli import refused
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
 from t2l.cli import main
-from t2l.evaluation.scoring import Question, greedy_answers
+from t2l.evaluation.scoring import Answer, Question, greedy_answers
 from t2l.files import read_json, write_json
 from t2l.lora.peft_folder import load_adapter, save_adapter
+from t2l.verbs import try_
 
 INPUTS = ["dog cat pear", "hammer dog"]
 
@@ -68,6 +69,31 @@ def test_the_base_is_prompted_as_in_training(root: Path, tmp_path: Path, capsys:
     assert other[0]["base"] != plain[0]["base"]
 
 
+def test_an_adapter_trained_with_the_description_shown_is_shown_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(root / "one", tmp_path / "one")
+    write_json(folder / "t2l.json", {**read_json(folder / "t2l.json"), "definition": "shown"})
+    asked: list[str] = []
+
+    def answered(_base: object, questions: list[Question], *_: object, **__: object) -> list[Any]:
+        asked.extend(q.content for q in questions)
+        return [Answer(q, "", 0.0) for q in questions]
+
+    monkeypatch.setattr(try_, "greedy_answers", answered)
+    try_.try_adapter(try_.TryConfig(str(folder), ["dog"]))
+    try_.try_adapter(try_.TryConfig(str(root / "one"), ["dog"]))
+    told = f"{DESCRIPTION}\ndog"
+    assert asked == ["dog", told, told, "dog", told, "dog"]
+
+
+def test_long_answers_fit_into_eighty_columns() -> None:
+    lines = try_._lines("base, told", f"{'word ' * 40}\n\nend")
+    assert max(map(len, lines)) <= 80
+    assert [line[:12].strip() for line in lines] == ["base, told", *[""] * (len(lines) - 1)]
+    assert lines[-2:] == ["", f"{'':<12}end"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -75,6 +101,7 @@ def test_the_base_is_prompted_as_in_training(root: Path, tmp_path: Path, capsys:
         (["ADAPTER"], "try needs an adapter and something to ask"),
         (["nowhere", "dog"], "no adapter in nowhere: it has no adapter_config.json"),
         (["ADAPTER", "dog", "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
+        (["ADAPTER", "dog", "--max-new-tokens", "99999"], "max_new_tokens=99999 leaves no room for an input"),
     ],
 )
 def test_bad_words_are_refused(

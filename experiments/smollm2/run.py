@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -73,6 +74,20 @@ def commands(out: Path, seed: int = 0, brief: bool = True) -> dict[str, list[str
     }  # fmt: skip
 
 
+def run_to_its_end(command: Sequence[str]) -> int:
+    """Runs a command and returns its exit code. If this process is stopped, so is the command: two would share a folder."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        process.terminate()
+        process.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the commands, each after the one before it; exits with the code of the first that fails."""
     parser = argparse.ArgumentParser(
@@ -94,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if parsed.only and name not in parsed.only.split(","):
             continue
         print(f"\n[{number}/{len(todo)}] {name}: t2l {shlex.join(words)[:200]}", flush=True)
-        code = subprocess.run([sys.executable, "-m", "t2l", *words], check=False).returncode
+        code = run_to_its_end([sys.executable, "-m", "t2l", *words])
         if code:
             sys.exit(code)
         print(f"[{number}/{len(todo)}] {name}: done, {(time.monotonic() - start) / 60:.0f} minutes so far", flush=True)

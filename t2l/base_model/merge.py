@@ -168,7 +168,7 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
 
     Raises ValueError unless every tensor of the folder found its place, and merged weights do what the adapter does.
     """
-    tensors = {k: t for k, t in read_tensors(adapter / WEIGHTS_FILE).items() if not _is_copy_of_base(k, t, model)}
+    tensors = own_tensors(model, adapter)
     foreign = sorted(key for key in tensors if adapted_module(key) is None)
     if foreign:
         raise FileProblemError(
@@ -186,11 +186,16 @@ def _add(model: Any, adapter: Path) -> tuple[Any, bool]:
     return merged, is_untied
 
 
+def own_tensors(model: Any, adapter: Path) -> dict[str, Tensor]:
+    """What of a PEFT folder's weights belongs to the adapter: not the copies of the base's that PEFT may save with it."""
+    return {k: t for k, t in read_tensors(adapter / WEIGHTS_FILE).items() if not _is_copy_of_base(k, t, model)}
+
+
 def load_strictly(model: Any, adapter: Path, tensors: Mapping[str, Tensor]) -> Any:
     """A model with a PEFT folder's adapter on it, as PEFT loads it; a key too many, too few or changed is an error.
 
     Args:
-        tensors: what of the folder's weights belongs to the adapter.
+        tensors: of `own_tensors`.
 
     Raises ValueError if the adapter does not fit the model.
     """

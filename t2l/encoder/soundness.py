@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from t2l.distributed import local_device
 from t2l.encoder.interface import Embedder, first_line
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "tokenizers")
@@ -22,11 +23,14 @@ def library_versions() -> dict[str, str]:
     return {name: version(name).split("+")[0] for name in LIBRARIES}
 
 
-def made_by() -> dict[str, str]:
-    """What the last bits of an embedding depend on beside encoder and text: libraries, threads, instructions.
+def made_by(device: str) -> dict[str, str]:
+    """What the last bits of an embedding depend on beside encoder and text: libraries, device, threads, instructions.
 
     A cache that mixed them would make two runs of one seed differ by what ran before them.
     """
+    kind = local_device(device).partition(":")[0]
+    if kind != "cpu":
+        return {**library_versions(), "device": kind}
     instructions = torch.backends.cpu.get_cpu_capability()
     return {**library_versions(), "threads": str(torch.get_num_threads()), "instructions": instructions}
 

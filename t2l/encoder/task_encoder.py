@@ -49,6 +49,12 @@ def embedding_width(config: Any, base_config: Any) -> int:
     return int(kind_of(config).make.width(config, base_config))
 
 
+def _device_of(config: Any, base: BaseModel | None) -> str:
+    """Where a config's encoder computes: as it says itself, as its own model says, or where the run's base is."""
+    said = getattr(config, "device", None) or getattr(getattr(config, "model", None), "device", None)
+    return str(said or ("auto" if base is None else base.device))
+
+
 class TaskEncoder:
     """Embeds descriptions with a frozen encoder.
 
@@ -75,7 +81,7 @@ class TaskEncoder:
         self._embedder: Embedder = self._kind.make(config, base=base, base_config=base_config, tasks=tasks)
         self.identity = self._embedder.identity
         folder = self._embedder.cache
-        self._cache = EmbeddingCache(Path(folder), self.identity, made_by()) if folder else None
+        self._cache = EmbeddingCache(Path(folder), self.identity, made_by(_device_of(config, base))) if folder else None
 
     @property
     def reads_any_text(self) -> bool:

@@ -35,6 +35,8 @@ from t2l.hypernetwork.kept_calibration import CONFIDENCE_FILE, kept_calibration
 from t2l.lora.weights import AdapterKind
 
 CARD = "README.md"
+FILES = (RECORD, WEIGHTS, TRAINING_DATA, CONFIDENCE_FILE, CARD)
+"""what an exported checkpoint holds: not the optimiser, without which training does not go on"""
 
 
 def halved(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -72,7 +74,7 @@ def export(checkpoint: Path, out: Path, report: Mapping[str, Any] | None = None,
     if report is not None:
         check_report(report, record, folder)
     weights = halved(without_statistics(read_tensors(folder / WEIGHTS)), f"{folder / WEIGHTS}")
-    with atomic_folder(out) as temporary:
+    with atomic_folder(out, only=FILES) as temporary:
         write_json(temporary / RECORD, record.to_json())
         write_tensors(temporary / WEIGHTS, weights)
         if (folder / TRAINING_DATA).is_file():

@@ -30,7 +30,7 @@ from t2l.hypernetwork.confidence import distances
 from t2l.hypernetwork.kept_calibration import kept_calibration
 from t2l.lora import AdapterBatch, LoraWeights
 from t2l.lora.card import adapter_card
-from t2l.lora.peft_folder import save_adapter
+from t2l.lora.peft_folder import GENERATED_FILES, save_adapter
 from t2l.lora.source import bytes_per_adapter
 
 GENERATED_AT_ONCE = 2**27
@@ -198,7 +198,7 @@ def folders_for(out: Path, count: int) -> list[Path]:
             "itself: choose another"
         )
     for folder in folders:
-        check_replaceable(folder)
+        check_replaceable(folder, only=GENERATED_FILES)
     return folders
 
 

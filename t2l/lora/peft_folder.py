@@ -31,6 +31,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PROVENANCE_FILE = "t2l.json"
 CARD_FILE = "README.md"
+GENERATED_FILES = (WEIGHTS_FILE, CONFIG_FILE, PROVENANCE_FILE, CARD_FILE)
+"""what the folder of a generated adapter holds"""
 TRAINING_DATA_FILE = "training_data.safetensors"
 """hashes of the rows that a library's adapter was trained on (`manifest.Manifest`)"""
 
@@ -133,7 +135,8 @@ def save_adapter(
     """
     tensors = adapter_tensors(spec, weights)
     check_finite(tensors, str(folder))
-    with atomic_folder(folder) as temporary:
+    only = GENERATED_FILES if training_data is None else (*GENERATED_FILES, TRAINING_DATA_FILE)
+    with atomic_folder(folder, only=only) as temporary:
         write_tensors(temporary / WEIGHTS_FILE, tensors, finite=False)  # looked at already
         write_json(temporary / CONFIG_FILE, peft_config(spec, base_path))
         write_json(temporary / PROVENANCE_FILE, dict(provenance))

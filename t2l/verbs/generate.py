@@ -24,7 +24,8 @@ class GenerateConfig:
     encoder: Any = None
     """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
     checkpoint: str = SHIPPED
-    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last; smollm2 is the one that ships with t2l"""
+    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last; smollm2 is the one in data/smollm2, where a
+    copy of t2l has one"""
     run_dir: str = ""
     """adapter folder to write; several descriptions get numbered folders inside it"""
     base: str | None = None
@@ -47,7 +48,7 @@ def generate(config: GenerateConfig) -> list[tuple[Path, Confidence | None]]:
     """
     if not config.checkpoint or not config.run_dir:
         raise ValueError(
-            "generate needs --run-dir DIR, and --checkpoint DIR (a run of `t2l train`) if not the one that ships with t2l"
+            "generate needs --run-dir DIR, and --checkpoint DIR (a run of `t2l train`) unless data/smollm2 has one"
         )
     texts = [*config.descriptions, *(read_descriptions(Path(config.file)) if config.file is not None else [])]
     if not texts:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from t2l.base_model import BaseModel, BaseModelConfig, Quantization, load_base_model
-from t2l.base_model.merge import check_base, load_strictly, named_base
+from t2l.base_model.merge import check_base, load_strictly, named_base, own_tensors
 from t2l.checks import at_least
 from t2l.evaluation.conditions import OF_BASE
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.files import FileProblemError, read_json, read_tensors
-from t2l.lora.peft_folder import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE, load_provenance
+from t2l.files import FileProblemError, read_json
+from t2l.lora.peft_folder import CONFIG_FILE, PROVENANCE_FILE, load_provenance
+from t2l.tasks.prompting import template_lengths
 from t2l.verbs import Verb
+
+WIDTH, COLUMN = 80, 12
+"""columns of what is printed, and of who says it"""
 
 
 @dataclass
@@ -24,11 +28,12 @@ class TryConfig:
     """`t2l try ADAPTER INPUT ...`: answers of the base and of the base under an adapter, side by side.
 
     The base is loaded and prompted as the adapter's record says it was trained. If the record holds the description that the
-    adapter was generated from, the base also answers with that in its prompt. Answers are decoded greedily.
+    adapter was generated from, the base also answers with that in its prompt; so does the adapter if it was trained with
+    the description shown. Answers are decoded greedily.
     """
 
     adapter: str = ""
-    """adapter folder of `t2l generate` or a library, or any other that PEFT loads"""
+    """adapter folder of `t2l generate` or a library, or another LoRA or (IA)3 folder of PEFT's"""
     inputs: list[str] = field(default_factory=list)
     """what is asked, without the description of the task"""
     base: str | None = None
@@ -82,13 +87,27 @@ def try_adapter(config: TryConfig) -> list[Tried]:
         raise ValueError('try needs an adapter and something to ask: t2l try ADAPTER "an input" "another"')
     adapter = Path(config.adapter)
     base, record = load_base_of(adapter, config.base)
+    _check_room(base, config.max_new_tokens)
     description = str(record.get("description") or "")
     found = {"base": answers_to(base, config.inputs, config.max_new_tokens)}
     if description:
         found["base, told"] = answers_to(base, config.inputs, config.max_new_tokens, description)
-    adapted = load_strictly(base.model, adapter, read_tensors(adapter / WEIGHTS_FILE)).eval()
-    found["adapter"] = answers_to(replace(base, model=adapted), config.inputs, config.max_new_tokens)
+    adapted = load_strictly(base.model, adapter, own_tensors(base.model, adapter)).eval()
+    shown = description if record.get("definition") == "shown" else ""
+    found["adapter"] = answers_to(replace(base, model=adapted), config.inputs, config.max_new_tokens, shown)
     return [Tried(text, {who: said[i] for who, said in found.items()}) for i, text in enumerate(config.inputs)]
+
+
+def _check_room(base: BaseModel, longest: int) -> None:
+    room = None if base.positions is None else base.positions - sum(template_lengths(base.tokenizer))
+    if room is not None and longest >= room:
+        raise ValueError(f"max_new_tokens={longest} leaves no room for an input: this base reads {room} tokens with it")
+
+
+def _lines(who: str, said: str) -> list[str]:
+    """Who said what, in 80 columns."""
+    lines = [part for line in said.splitlines() for part in textwrap.wrap(line, WIDTH - COLUMN) or [""]] or [""]
+    return [f"{who if i == 0 else '':<{COLUMN}}{line}".rstrip() for i, line in enumerate(lines)]
 
 
 def run(config: TryConfig) -> None:
@@ -97,12 +116,9 @@ def run(config: TryConfig) -> None:
         if config.json:
             print(json.dumps({"input": tried.input, **tried.answers}, ensure_ascii=False))
             continue
-        print(f"{'input':<11} {tried.input}")
-        for who, said in tried.answers.items():
-            first, *rest = said.splitlines() or [""]
-            print(f"{who:<11} {first}", *(f"{'':<11} {line}" for line in rest), sep="\n")
+        for who, said in {"input": tried.input, **tried.answers}.items():
+            print("\n".join(_lines(who, said)))
         print()
-    sys.stdout.flush()
 
 
 VERB = Verb(TryConfig, run, words=("adapter", "inputs"), keeps_records=False)

@@ -35,8 +35,10 @@ def by_content(cell: Cell, samples: int, seed: int) -> Cell:
 
 
 def _scored(answer: Answer) -> Answer:
-    core = answer.question.core
-    return replace(answer, score=metric(METRIC).score(answer.answer, core)) if core else answer
+    asked = answer.question
+    if not asked.core or metric(asked.metric).chooses:
+        return answer
+    return replace(answer, score=metric(METRIC).score(answer.answer, asked.core))
 
 
 def content_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
