@@ -15,7 +15,15 @@ from t2l.base_model import BaseModel
 from t2l.base_model.files import check_fingerprint, earlier_fingerprint_hint
 from t2l.files import FileProblemError, file_sha256, read_json
 from t2l.lora import AdapterBatch, LoraSpec, LoraWeights
-from t2l.lora.peft_folder import PROVENANCE_FILE, WEIGHTS_FILE, load_adapter, load_provenance, made_by, save_adapter
+from t2l.lora.peft_folder import (
+    ORACLE_FILES,
+    PROVENANCE_FILE,
+    WEIGHTS_FILE,
+    load_adapter,
+    load_provenance,
+    made_by,
+    save_adapter,
+)
 from t2l.lora.source import AdapterSource, bytes_per_adapter, stack
 from t2l.tasks.manifest import Manifest
 
@@ -58,7 +66,7 @@ class AdapterLibrary:
         record = {"task": task, **provenance, "base_fingerprint": self.base_fingerprint}
         rows = None if manifest is None else manifest.tensors()
         self._content.pop(task, None)
-        save_adapter(self.path(task), self.spec, weights, self.base_path, record, training_data=rows)
+        save_adapter(self.path(task), self.spec, weights, self.base_path, record, None, rows, ORACLE_FILES)
 
     def provenance(self, task: str) -> dict[str, Any]:
         """How a task's adapter came to be."""

@@ -8,7 +8,7 @@ about keys that do not match, here they are errors.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ GENERATED_FILES = (WEIGHTS_FILE, CONFIG_FILE, PROVENANCE_FILE, CARD_FILE)
 """what the folder of a generated adapter holds"""
 TRAINING_DATA_FILE = "training_data.safetensors"
 """hashes of the rows that a library's adapter was trained on (`manifest.Manifest`)"""
+ORACLE_FILES = (*GENERATED_FILES, TRAINING_DATA_FILE)
+"""what a library holds of each adapter"""
 
 PLAIN_KEYS = frozenset(
     "peft_type peft_version task_type auto_mapping base_model_name_or_path revision inference_mode r lora_alpha use_rslora "
@@ -118,6 +120,7 @@ def save_adapter(
     provenance: Mapping[str, Any],
     card: str | None = None,
     training_data: Mapping[str, Tensor] | None = None,
+    replaces: Collection[str] = GENERATED_FILES,
 ) -> None:
     """Writes one adapter as a PEFT folder, whole or not at all; in place of one that t2l wrote and nobody changed.
 
@@ -128,6 +131,7 @@ def save_adapter(
         provenance: where the adapter comes from; kept beside it in `t2l.json`.
         card: text of the model card, `README.md`; None for none.
         training_data: what it was trained on, as hashes; None if it was not trained on rows.
+        replaces: the names that a folder in whose place it is written may hold.
 
     Raises:
         FileProblemError: a value is not finite, or the folder holds what t2l did not write or what was changed since.
@@ -135,8 +139,7 @@ def save_adapter(
     """
     tensors = adapter_tensors(spec, weights)
     check_finite(tensors, str(folder))
-    only = GENERATED_FILES if training_data is None else (*GENERATED_FILES, TRAINING_DATA_FILE)
-    with atomic_folder(folder, only=only) as temporary:
+    with atomic_folder(folder, only=replaces) as temporary:
         write_tensors(temporary / WEIGHTS_FILE, tensors, finite=False)  # looked at already
         write_json(temporary / CONFIG_FILE, peft_config(spec, base_path))
         write_json(temporary / PROVENANCE_FILE, dict(provenance))
