@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_cli import refused
 from test_recipes import SPEC
 from test_training import TRAINER, KilledError, Setup, resumptions
 
@@ -268,3 +269,25 @@ def library_arguments() -> list[str]:
 
     brief = [f"{p}.{key}" for p in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2", "cycles=1")]
     return [*SMALL, *brief, "training.tasks_at_once=64"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tasks=[sort]"], []),
+        (["tasks=[sort]", "train_multi_task=true"], ["multi_task"]),
+        (["splits=[unseen_composition]"], ["multi_task"]),
+        (["splits=[unseen_composition]", "train_multi_task=false"], []),
+    ],
+)
+def test_the_multi_task_lora_comes_with_whole_splits_and_on_request(
+    words: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    main(["train_library", *library_arguments(), *words, f"run_dir={tmp_path}/library"])
+    assert [p.name for p in (tmp_path / "library").glob("static/*")] == expected
+
+
+def test_a_method_without_a_multi_task_lora_is_not_asked_for_one(tmp_path: Path, capsys: Any) -> None:
+    where = ["method=ia3", "tasks=[sort]", "train_multi_task=true", f"run_dir={tmp_path}/library"]
+    assert "only method=batched_lora has a multi-task LoRA" in refused(capsys, "train_library", *where)
+    assert not (tmp_path / "library").exists()

@@ -53,6 +53,8 @@ class TrainLibraryConfig:
     """splits whose tasks get an adapter; None means all"""
     tasks: list[str] | None = None
     """names of single tasks instead of splits"""
+    train_multi_task: bool | None = None
+    """whether the multi-task LoRA is trained, on the tasks of split `train`; None: unless `tasks` names single ones"""
     seed: int = 0
     """decides initial weights and data order"""
     run_dir: str | None = None
@@ -60,6 +62,8 @@ class TrainLibraryConfig:
 
     def __post_init__(self) -> None:
         check_layers(self.lora, {"method": self.method})
+        if self.train_multi_task and not methods.is_batched(self.method):
+            raise ValueError("train_multi_task=true: only method=batched_lora has a multi-task LoRA: leave it out")
 
 
 def _trainable(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[str] | None) -> list[Task]:
@@ -88,7 +92,8 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
         return _train_method_library(config)
     folder, suite = folder_of(config.run_dir), suites.build(config.suite)
     tasks = _trainable(suite, config.splits, config.tasks)
-    joint_tasks = suite.select(suite.split("train").tasks) if config.tasks is None else []
+    with_multi_task = config.tasks is None if config.train_multi_task is None else config.train_multi_task
+    joint_tasks = suite.select(suite.split("train").tasks) if with_multi_task else []
     conditions = conditions_to_record(folder / LIBRARY_RECORD, config.base_model, config.prompt.definition)
     base = load_base_model(config.base_model)
     libraries = LibraryFolder.of(folder, lora_spec(base.model, config.lora), base)
