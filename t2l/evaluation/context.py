@@ -18,7 +18,7 @@ from t2l.evaluation.identity import library_recipe
 from t2l.evaluation.scope import Scope
 from t2l.evaluation.scoring import check_scorable
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record
-from t2l.library import MULTI_TASK, LibraryFolder, open_library
+from t2l.library import MULTI_TASK, LibraryFolder, library_record, open_library, training_tasks_in
 from t2l.lora import LoraSpec
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,12 @@ class Context:
     def training_tasks(self) -> list[str]:
         """Names of the training tasks."""
         return self.scope.training_tasks
+
+    @property
+    def library_tasks(self) -> list[str]:
+        """Names of the training tasks that the library is of: all, or a sample."""
+        path = self.config.library or ""
+        return training_tasks_in(library_record(Path(path)), self.training_tasks, path)
 
     @property
     def scored_tasks(self) -> list[str]:
@@ -125,6 +131,6 @@ class Context:
         Args:
             part: as in `Needs.library`.
         """
-        tasks = {"own": self.scored_tasks, "training_tasks": self.training_tasks, "multi_task": [MULTI_TASK]}[part]
+        tasks = {"own": self.scored_tasks, "training_tasks": self.library_tasks, "multi_task": [MULTI_TASK]}[part]
         folder = self.library.static if part == "multi_task" else self.library.adapters
         return library_recipe(folder, sorted(set(tasks)))

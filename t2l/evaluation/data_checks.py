@@ -13,7 +13,7 @@ from t2l.evaluation.contenders.interface import SplitView, kinds
 from t2l.evaluation.scope import Scope
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, load_training_data
 from t2l.hypernetwork.kept_calibration import check_writable
-from t2l.library import MULTI_TASK, library_record
+from t2l.library import MULTI_TASK, library_record, training_tasks_in
 from t2l.library.trained_on import trained_on
 from t2l.methods.folder import MethodLibrary
 from t2l.tasks import TaskSuite
@@ -80,7 +80,7 @@ class DataChecks:
         if "own" in first:
             self._own(first["own"], folder / "adapters", definition)
         if "training_tasks" in first:
-            adapters = [folder / "adapters" / task for task in training_tasks]
+            adapters = [folder / "adapters" / task for task in training_tasks_in(record, training_tasks, path)]
             self._shared(first["training_tasks"], adapters, definition)
         if "multi_task" in first:
             self._shared(first["multi_task"], [folder / "static" / MULTI_TASK], definition)

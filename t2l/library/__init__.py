@@ -10,6 +10,7 @@ from t2l.library.folder import (
     library_record,
     load_library,
     open_library,
+    training_tasks_in,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "library_record",
     "load_library",
     "open_library",
+    "training_tasks_in",
 ]

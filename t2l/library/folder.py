@@ -204,6 +204,24 @@ def library_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def training_tasks_in(record: Mapping[str, Any], tasks: Sequence[str], library: str | Path) -> list[str]:
+    """Of these training tasks, those that a library is one of: all, unless it is recorded to be one of a sample.
+
+    Args:
+        record: of the library as a whole (`library_record`).
+        library: its folder, for messages.
+
+    Raises ValueError if it is one of none of them.
+    """
+    sample = record.get("sample")
+    found = [t for t in tasks if sample is None or t in sample]
+    if tasks and not found:
+        raise ValueError(
+            f"library={library} is of a sample of other training tasks than these: take the suite it was trained on"
+        )
+    return found
+
+
 def open_library(folder: Path, base: BaseModel) -> LibraryFolder:
     """A library that `t2l train_library` made.
 

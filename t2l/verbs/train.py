@@ -29,7 +29,7 @@ from t2l.hypernetwork.checkpoint import (
     load_training_data,
 )
 from t2l.hypernetwork.confidence import task_centres
-from t2l.library import library_record, open_library
+from t2l.library import library_record, open_library, training_tasks_in
 from t2l.library.trained_on import targets_trained_on
 from t2l.lora import AdapterKind, LoraSpec
 from t2l.objectives import Materials, Objective, Steps, name_of, needs_of, objective_of
@@ -261,10 +261,23 @@ def _learnt_from(config: TrainConfig, suite: TaskSuite, tasks: Sequence[Task]) -
 
 
 def _training_tasks(config: TrainConfig, suite: TaskSuite, world: World) -> list[Task]:
-    """Raises ValueError if there are none, or processes cannot share them."""
+    """Those of the suite; of an objective that learns a library's adapters, those that the library is of.
+
+    Raises ValueError if there are none, or processes cannot share them.
+    """
     tasks = suite.select(suite.split("train").tasks)
     if not tasks:
         raise ValueError(f"suite {suite.name!r} has no training tasks: none of its tasks is left for the split train")
+    if needs_of(config.objective).library and config.library:
+        names = training_tasks_in(library_record(Path(config.library)), [t.name for t in tasks], config.library)
+        if len(names) < len(tasks):
+            log.warning(
+                "library=%s is of a sample: %d of %d training tasks are trained on",
+                config.library,
+                len(names),
+                len(tasks),
+            )
+        tasks = suite.select(names)
     world.share(min(config.trainer.tasks_per_step, len(tasks)), "trainer.tasks_per_step")
     return tasks
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from t2l import methods
 from t2l.base_model import BaseModel, BaseModelConfig, LoraConfig, load_base_model, lora_spec, verify_frozen
+from t2l.checks import at_least
 from t2l.distributed import World
 from t2l.evaluation.conditions import conditions_to_record
 from t2l.files import read_json, write_json
@@ -23,6 +24,7 @@ from t2l.methods.low_rank import check_layers
 from t2l.methods.training import make_method_library
 from t2l.objectives.soundness import target_norm
 from t2l.run.record import environments, environments_of, say_finished
+from t2l.seeding import generator_for
 from t2l.tasks import PromptConfig, Task, TaskSuite, suites
 from t2l.verbs import Verb
 from t2l.verbs.library import training_outcome
@@ -53,6 +55,9 @@ class TrainLibraryConfig:
     """splits whose tasks get an adapter; None means all"""
     tasks: list[str] | None = None
     """names of single tasks instead of splits"""
+    sample: int | None = None
+    """training tasks, drawn by the seed, that get an adapter in place of all; contenders and objectives that use the
+    training tasks' adapters then use theirs. Named tasks come on top"""
     train_multi_task: bool | None = None
     """whether the multi-task LoRA is trained, on the tasks of split `train`; None: unless `tasks` names single ones"""
     seed: int = 0
@@ -64,11 +69,33 @@ class TrainLibraryConfig:
         check_layers(self.lora, {"method": self.method})
         if self.train_multi_task and not methods.is_batched(self.method):
             raise ValueError("train_multi_task=true: only method=batched_lora has a multi-task LoRA: leave it out")
+        at_least(self, 1, "sample")
+        if self.sample is not None and not methods.is_batched(self.method):
+            raise ValueError("sample: only for method=batched_lora: name the tasks of other methods by tasks=[...]")
 
 
-def _trainable(suite: TaskSuite, splits: Sequence[str] | None, names: Sequence[str] | None) -> list[Task]:
+def _sample(config: TrainLibraryConfig, suite: TaskSuite) -> list[str] | None:
+    """Names of the training tasks that are drawn, in the suite's order; None without drawing."""
+    if config.sample is None:
+        return None
+    names = suite.split("train").tasks
+    if config.sample > len(names):
+        raise ValueError(f"sample={config.sample} is more than suite {suite.name} has training tasks ({len(names)})")
+    drawn = generator_for("library sample", config.seed).permutation(len(names))[: config.sample]
+    return [names[i] for i in sorted(drawn)]
+
+
+def _asked(config: TrainLibraryConfig, suite: TaskSuite, sample: Sequence[str] | None) -> list[Task]:
+    asked = tasks_of(suite, config.splits, config.tasks)
+    if sample is None:
+        return asked
+    training = set(suite.split("train").tasks) if config.tasks is None else set()
+    return suite.select(dict.fromkeys([*(t.name for t in asked if t.name not in training), *sample]))
+
+
+def _trainable(config: TrainLibraryConfig, suite: TaskSuite, sample: Sequence[str] | None = None) -> list[Task]:
     """Those with training examples. Raises ValueError if one that is asked for by name or split has none."""
-    asked = tasks_of(suite, splits, names)
+    splits, names, asked = config.splits, config.tasks, _asked(config, suite, sample)
     found = [t for t in asked if t.examples.get("train")]
     if len(found) < len(asked):
         bare = next(t.name for t in asked if not t.examples.get("train"))
@@ -91,18 +118,20 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
     if not methods.is_batched(config.method):
         return _train_method_library(config)
     folder, suite = folder_of(config.run_dir), suites.build(config.suite)
-    tasks = _trainable(suite, config.splits, config.tasks)
+    sample = _sample(config, suite)
+    tasks = _trainable(config, suite, sample)
     with_multi_task = config.tasks is None if config.train_multi_task is None else config.train_multi_task
     joint_tasks = suite.select(suite.split("train").tasks) if with_multi_task else []
     conditions = conditions_to_record(folder / LIBRARY_RECORD, config.base_model, config.prompt.definition)
     base = load_base_model(config.base_model)
     libraries = LibraryFolder.of(folder, lora_spec(base.model, config.lora), base)
-    record = {
+    record: dict[str, Any] = {
         "spec": libraries.spec.to_json(),
         "base_model": base.name,
         "base_fingerprint": base.fingerprint,
         "base_norm": target_norm(base.model, libraries.spec),
         "suite": {"name": suite.name, "sha256": suite.content_hash()},
+        **({} if sample is None else {"sample": sample}),
         "definition": config.prompt.definition,
         "conditions": conditions,
     }
@@ -168,7 +197,7 @@ def _train_method_library(config: TrainLibraryConfig) -> Path:
     folder, suite = folder_of(config.run_dir), suites.build(config.suite)
     if (folder / LIBRARY_RECORD).is_file():
         raise ValueError(f"{folder} holds a library of LoRAs: choose another run_dir, or remove that folder")
-    tasks = _trainable(suite, config.splits, config.tasks)
+    tasks = _trainable(config, suite)
     method = methods.build(config.method)
     conditions = conditions_to_record(folder / RECORD_FILE, config.base_model, config.prompt.definition)
     base = load_base_model(method.base_config(config.base_model))

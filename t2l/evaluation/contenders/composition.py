@@ -116,7 +116,7 @@ class LibraryMean(Contender):
     @classmethod
     def make(cls, context: Context) -> list[Contender]:
         """From the library's adapters of the training tasks."""
-        return [cls(context.library.adapters, context.training_tasks, context.config.evaluation.adapter_memory)]
+        return [cls(context.library.adapters, context.library_tasks, context.config.evaluation.adapter_memory)]
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, the same adapter everywhere."""
@@ -144,7 +144,8 @@ class NearestAdapter(Contender):
     @classmethod
     def make(cls, context: Context) -> list[Contender]:
         """From the library's adapters and the descriptions of the training tasks."""
-        return [cls(context.library.adapters, context.encoders.bank(context.encoder), context.encoder)]
+        bank = context.encoders.bank(context.encoder).of_tasks(context.library_tasks)
+        return [cls(context.library.adapters, bank, context.encoder)]
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per (task, description)."""
@@ -184,7 +185,7 @@ class ArrowRouting(Contender):
     def make(cls, context: Context) -> list[Contender]:
         """From the library's adapters of the training tasks."""
         top_k = context.config.composition.arrow_top_k
-        return [cls(context.library.adapters, context.training_tasks, context.base, top_k)]
+        return [cls(context.library.adapters, context.library_tasks, context.base, top_k)]
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs; what to run under is decided by the hidden states alone."""

@@ -113,6 +113,11 @@ class DescriptionBank:
         groups = encoder.encode_groups(list(descriptions.values()))
         return cls(descriptions, F.normalize(torch.stack([F.normalize(g, dim=-1).mean(dim=0) for g in groups]), dim=-1))
 
+    def of_tasks(self, names: Sequence[str]) -> DescriptionBank:
+        """The part of some of the training tasks."""
+        index = {name: i for i, name in enumerate(self.tasks)}
+        return DescriptionBank({n: self.descriptions[n] for n in names}, self.centres[[index[n] for n in names]])
+
     @property
     def tasks(self) -> list[str]:
         """Names of the training tasks."""

@@ -74,7 +74,7 @@ class LoraHub(Contender):
         """From the library's adapters of the training tasks."""
         library, config, count = context.library.adapters, context.config, context.config.composition.lorahub_adapters
         memory = config.evaluation.adapter_memory
-        return [cls(library, context.training_tasks, context.base, count, config.few_shot, config.seed, memory=memory)]
+        return [cls(library, context.library_tasks, context.base, count, config.few_shot, config.seed, memory=memory)]
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per task. Raises ValueError for a task with too few training examples."""

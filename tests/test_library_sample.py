@@ -1,0 +1,86 @@
+"""A library of a sample of the training tasks, and what is made of its adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import SMALL, TRAIN
+from test_cli import refused
+
+from t2l.cli import main
+from t2l.hypernetwork.checkpoint import find_checkpoint, load_record
+from t2l.library import training_tasks_in
+
+BRIEF = [f"{p}.{key}" for p in ("training", "multi_task") for key in ("steps=2", "rows_per_task=2", "cycles=1")]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of three training tasks and a named one."""
+    folder = tmp_path_factory.mktemp("sample") / "library"
+    main(["train_library", *SMALL, *BRIEF, "tasks=[sort]", "sample=3", "training.tasks_at_once=8", f"run_dir={folder}"])
+    return folder
+
+
+def sample_of(library: Path) -> list[str]:
+    found: list[str] = json.loads((library / "library.json").read_text())["sample"]
+    return found
+
+
+def test_named_tasks_come_on_top_of_the_sample(library: Path) -> None:
+    drawn = sample_of(library)
+    assert len(set(drawn)) == 3
+    assert {p.name for p in (library / "adapters").iterdir()} == {*drawn, "sort"}
+    assert not (library / "static").exists()
+
+
+def test_the_draw_is_the_seeds(library: Path, tmp_path: Path) -> None:
+    brief = [*SMALL, *BRIEF, "sample=3", "training.tasks_at_once=8", "splits=[]"]
+    main(["train_library", *brief, "train_multi_task=false", f"run_dir={tmp_path}/same"])
+    main(["train_library", *brief, "train_multi_task=false", "seed=1", f"run_dir={tmp_path}/other"])
+    assert sample_of(tmp_path / "same") == sample_of(library) != sample_of(tmp_path / "other")
+
+
+def test_reconstruction_learns_the_sample(library: Path, tmp_path: Path) -> None:
+    brief = [*TRAIN, "objective=reconstruction", "trainer.steps=2", "trainer.tasks_per_step=2"]
+    main(["train", *brief, f"library={library}", f"run_dir={tmp_path}/run"])
+    assert load_record(find_checkpoint(tmp_path / "run")).trained_on["tasks"] == sample_of(library)
+    assert "is of a sample: 3 of" in (tmp_path / "run/train.log").read_text()
+
+
+def test_contenders_of_the_training_tasks_use_the_sample(library: Path, tmp_path: Path) -> None:
+    board = ["tasks_per_split=2", "examples_per_task=2", "descriptions_per_task=2", "bootstrap_samples=10"]
+    words = [*SMALL, *(f"evaluation.{b}" for b in board), "contenders=[nearest,library_mean,lorahub,arrow]"]
+    few = [
+        "splits=[unseen_combination]",
+        "robustness_split=null",
+        "few_shot.examples=2",
+        "composition.lorahub_adapters=2",
+    ]
+    main(["evaluate", *words, *few, f"library={library}", f"run_dir={tmp_path}/board"])
+    report = json.loads((tmp_path / "board/report.json").read_text())
+    scored = {r["contender"] for r in report["results"]}
+    assert {"nearest", "library_mean", "lorahub", "arrow"} <= scored
+
+
+def test_a_sample_of_other_tasks_is_refused() -> None:
+    assert training_tasks_in({}, ["a", "b"], "there") == ["a", "b"]
+    assert training_tasks_in({"sample": ["b", "c"]}, ["a", "b"], "there") == ["b"]
+    with pytest.raises(ValueError, match="library=there is of a sample of other training tasks"):
+        training_tasks_in({"sample": ["c"]}, ["a", "b"], "there")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sample=100000"], "sample=100000 is more than suite word_lists has training tasks"),
+        (["sample=0"], "sample must be at least 1, or null, not 0"),
+        (["sample=2", "method=ia3"], "sample: only for method=batched_lora"),
+    ],
+)
+def test_a_sample_that_cannot_be_is_refused(words: list[str], says: str, tmp_path: Path, capsys: Any) -> None:
+    line = refused(capsys, "train_library", *SMALL, *BRIEF, *words, f"run_dir={tmp_path}/library")
+    assert says in line
