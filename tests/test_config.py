@@ -21,7 +21,7 @@ USERS = {
 }  # fmt: skip
 OTHER_VERBS = {
     "methods_table": "compare_methods", "sni_tinystories": "quickstart", "everyday_library": "train_library",
-    "everyday_board": "evaluate",
+    "everyday_board": "evaluate", "other_tasks_board": "evaluate",
 }  # fmt: skip
 """Experiments of other verbs than train."""
 NEEDED = {
@@ -32,6 +32,8 @@ NEEDED = {
     "harness": ["tasks=[arc_easy]"],
     "suite": ["suite.path=DIR"],
     "everyday_board": ["library=DIR", "checkpoints=[DIR]"],
+    "other_tasks_board": ["library=DIR", "checkpoints=[DIR]", "suite.path=DIR"],
+    "other_tasks_sft": ["suite.path=DIR"],
     "sni_tinystories": ["suite.path=DIR"],
     "sni_validation": ["suite.path=DIR"],
 }

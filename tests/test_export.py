@@ -16,6 +16,7 @@ from t2l.hypernetwork import checkpoint, export
 from t2l.hypernetwork.checkpoint import WEIGHTS, find_checkpoint
 from t2l.hypernetwork.export import halved
 from t2l.hypernetwork.generator import load
+from t2l.run.folder import command_of
 
 
 @pytest.mark.parametrize("run", ["sft", "reconstruction"])  # without and with statistics of adapters
@@ -54,8 +55,12 @@ def test_the_card_says_what_was_run_and_what_it_scores(root: Path, tmp_path: Pat
         "| contender |",
         "| generated",
         "None was stated",
+        "`t2l train suite.train_examples=16",
+        "t2l evaluate suite.train_examples=16",
+        "checkpoints=[sft,reconstruction]",
     ):
         assert said.lower() in text.lower()
+    assert str(root) not in text  # how this machine lays out its folders
     main(["export", str(root / "sft"), "--out", str(tmp_path / "bare"), "--licence", "mit"])
     assert "exported without a report" in (tmp_path / "bare/README.md").read_text()
 
@@ -143,3 +148,22 @@ def test_the_shipped_one_is_what_generate_takes_by_itself(
 )
 def test_bad_words_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in refused(capsys, "export", *words)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("checkpoints=[/a/b/c,d/e,f,../x:best]", "'checkpoints=[c,e,f,x:best]'"),
+        ("library=runs/lib", "library=lib"),
+        ("base_model.path=/a/b", "base_model.path=b"),
+        ("base_model.path=./a/b", "base_model.path=b"),
+        ("base_model.path=HuggingFaceTB/SmolLM-135M", "base_model.path=HuggingFaceTB/SmolLM-135M"),
+        ("suite.path=~/tasks", "suite.path=tasks"),
+        ("seed=1", "seed=1"),
+    ],
+)
+def test_a_command_is_told_without_this_machines_folders(typed: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text(f"- {typed}\n- run_dir=/some/where\n")
+    assert command_of(tmp_path, "train") == f"t2l train {told}"
+    assert command_of(tmp_path / "nowhere", "train") is None

@@ -33,6 +33,7 @@ from t2l.hypernetwork.checkpoint import (
 )
 from t2l.hypernetwork.kept_calibration import CONFIDENCE_FILE, kept_calibration
 from t2l.lora.weights import AdapterKind
+from t2l.run.folder import command_of
 
 CARD = "README.md"
 FILES = (RECORD, WEIGHTS, TRAINING_DATA, CONFIDENCE_FILE, CARD)
@@ -56,7 +57,13 @@ def without_statistics(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: t for k, t in tensors.items() if not k.startswith(STATISTICS)}
 
 
-def export(checkpoint: Path, out: Path, report: Mapping[str, Any] | None = None, licence: str | None = None) -> Path:
+def export(
+    checkpoint: Path,
+    out: Path,
+    report: Mapping[str, Any] | None = None,
+    licence: str | None = None,
+    scored_by: str | None = None,
+) -> Path:
     """Writes a checkpoint without its optimiser, in 16 bits, with a card. Returns the folder.
 
     It is a checkpoint like any other wherever one is read; training does not go on from it.
@@ -65,6 +72,7 @@ def export(checkpoint: Path, out: Path, report: Mapping[str, Any] | None = None,
         checkpoint: run or checkpoint folder, RUN:best or RUN:last.
         report: what `report.json` of an evaluation of this checkpoint holds, for the card; None: the card has no scores.
         licence: as the hub spells it; None states none.
+        scored_by: the command of that evaluation, for the card.
 
     Raises FileProblemError for a checkpoint that is not there or does not fit into 16 bits, an `out` that holds what t2l
     did not write, and a report that scores other checkpoints.
@@ -84,7 +92,7 @@ def export(checkpoint: Path, out: Path, report: Mapping[str, Any] | None = None,
         if (calibration := kept_calibration(folder, record.step)) is not None:
             own = {**calibration.to_json(), "checkpoint_sha256": file_sha256(temporary / WEIGHTS)}
             write_json(temporary / CONFIDENCE_FILE, own)
-        write_text(temporary / CARD, card(folder, record, weights, report, licence))
+        write_text(temporary / CARD, card(folder, record, weights, report, licence, scored_by))
     return out
 
 
@@ -102,6 +110,7 @@ def card(
     weights: Mapping[str, Tensor],
     report: Mapping[str, Any] | None,
     licence: str | None,
+    scored_by: str | None = None,
 ) -> str:
     """The `README.md` of an exported hypernetwork: what it is, how it was made, what it scores."""
     trained_on = record.trained_on
@@ -118,6 +127,8 @@ def card(
         f"Suite `{trained_on.get('suite')}` (sha256 `{trained_on.get('suite_sha256')}`), {len(trained_on['tasks'])} training tasks",
         *(f"Code: t2l {c['t2l']}, commit {c.get('commit', 'not known')}" for c in code_of(run)),
     ]
+    if trained_by := command_of(run.parent, "train"):
+        made.insert(0, f"`{trained_by}`")
     settings = json.dumps({k: config[k] for k in ("objective", "trainer", "hypernetwork") if k in config}, indent=1)
     use = 't2l generate "Answer with the capital of the country." --checkpoint FOLDER --out adapter\nt2l try adapter "France"'
     sections = [
@@ -127,7 +138,7 @@ def card(
         _list("How it was made", made),
         f"```json\n{settings}\n```" if config else "",
         f"## Use\n\n```sh\n{use}\n```",
-        scores_text(report) if report is not None else "## Scores\n\nIt was exported without a report.",
+        scores_text(report, scored_by) if report is not None else "## Scores\n\nIt was exported without a report.",
         f"## Licence\n\n{licence or 'None was stated.'}",
     ]
     return "\n\n".join(s for s in sections if s) + "\n"
@@ -160,7 +171,7 @@ def code_of(run: Path) -> list[Mapping[str, str]]:
     return [e["code"] for e in read_json(run).get("environments", [])] if run.is_file() else []
 
 
-def scores_text(report: Mapping[str, Any]) -> str:
+def scores_text(report: Mapping[str, Any], command: str | None = None) -> str:
     """The scores and controls of a report, as Markdown tables."""
     results, splits = report["results"], list(dict.fromkeys(r["split"] for r in report["results"]))
     by = {(r["contender"], r["split"]): r for r in results}
@@ -173,7 +184,8 @@ def scores_text(report: Mapping[str, Any]) -> str:
     intro = (
         f"Mean over tasks and its 95 % bootstrap interval. Tasks: {tasks}. Of {report['provenance']['suite']['name']}."
     )
-    return "## Scores\n\n" + intro + "\n\n" + "\n".join(lines)
+    by_command = "" if command is None else f"\n\n```sh\n{command}\n```"
+    return "## Scores\n\n" + intro + by_command + "\n\n" + "\n".join(lines)
 
 
 def _cell(result: Mapping[str, Any] | None) -> str:

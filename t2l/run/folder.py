@@ -14,15 +14,23 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from t2l.files import FileProblemError, read_json, write_json
 
 COMMAND, LOCK = "command.json", ".t2l.lock"
 LONGEST_NAME, LONGEST_WORD = 60, 24
+_WAY = re.compile(r"(?<=[=\[,])(?:~|\.{1,2}|)/(?:[^/,=\[\]]+/)*(?=[^/,\]])")
+"""the folders before the last name of a path, in an override; a hub id has none"""
+FOLDERS = ("checkpoints", "library", "report", "method_libraries")
+"""keys whose values are folders, however they are written"""
+_WAY_OF_FOLDERS = re.compile(r"(?<=[=\[,])[^,=\[\]]*/(?=[^/,\]])")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
@@ -112,6 +120,23 @@ def _free_name(parent: Path, start: str, overrides: Sequence[str]) -> Path:
     name = f"{start}_{words_of(overrides, LONGEST_NAME - len(start) - 1)}"
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
     return next(parent / n for n in names if not (parent / n).exists())
+
+
+def command_of(folder: Path, verb: str) -> str | None:
+    """The command that a run was started with, to print for others; None if it is not recorded.
+
+    Without the run's own folder, and of other folders the last name alone: how this machine lays them out says nothing.
+    """
+    record = folder / ".hydra/overrides.yaml"
+    if not record.is_file():
+        return None
+    typed = [str(word) for word in yaml.safe_load(record.read_text(encoding="utf-8")) or []]
+    told = [
+        (_WAY_OF_FOLDERS if key in FOLDERS else _WAY).sub("", word)
+        for word in typed
+        if (key := word.partition("=")[0]) != "run_dir"
+    ]
+    return shlex.join(["t2l", verb, *told])
 
 
 def overrides_of(folder: Path) -> list[str] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from t2l.evaluation.report.saved import load_report
 from t2l.hypernetwork.export import export
+from t2l.run.folder import command_of
 from t2l.verbs import Verb
 
 
@@ -32,7 +33,8 @@ def run(config: ExportConfig) -> None:
     if not config.checkpoint or not config.run_dir:
         raise ValueError("export needs a checkpoint and a folder to write: t2l export RUN --run-dir DIR")
     report = load_report(config.report).data if config.report is not None else None
-    print(export(Path(config.checkpoint), Path(config.run_dir), report, config.licence))
+    scored_by = command_of(Path(config.report), "evaluate") if config.report is not None else None
+    print(export(Path(config.checkpoint), Path(config.run_dir), report, config.licence, scored_by))
 
 
 VERB = Verb(ExportConfig, run, words=("checkpoint",), keeps_records=False)
