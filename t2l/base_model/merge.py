@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_model.files import cached_snapshot, earlier_fingerprint_hint, file_fingerprint, model_config, resolve_path
+from t2l.base_model.gguf import PACKAGES
 from t2l.base_model.loading import DTYPES, BaseModel, BaseModelConfig, freeze, load_base_model
 from t2l.files import FileProblemError, atomic_folder, read_tensors, write_json, write_text
 from t2l.lora.card import MINI_BASE, merged_card
@@ -122,13 +123,18 @@ def _about(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, An
 
 
 def named_base(adapter: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
-    """The name an adapter gives for its base: a folder that is here before a hub id."""
+    """The name an adapter gives for its base: a folder that is here before a hub id.
+
+    Raises ValueError if it is not on this machine; of a packaged base, with what to install.
+    """
     names = [str(n) for n in (provenance.get("base_model"), config.get("base_model_name_or_path")) if n]
     for name in sorted(names, key=lambda n: not (n == MINI_BASE or Path(n).is_dir())):
         try:
             resolve_path(name)
-        except ValueError:  # a folder of another machine
-            continue
+        except ValueError:
+            if name in PACKAGES:
+                raise
+            continue  # a folder of another machine
         return name
     raise ValueError(f"{adapter}: the base it names is not on this machine: give it with --base-model")
 

