@@ -4,7 +4,7 @@
 # And one more times the hot paths:
 #   make bench        ratios and peak memory against PEFT and the bare base, in runs/bench; under ten minutes
 # And one does it on a real language model, SmolLM2-135M-Instruct from PyPI (98 MB), in runs/real; after a stop it goes on:
-#   make real         two hypernetworks, oracles of 48 tasks, the board; meant for an hour and a half on two cores
+#   make real         three hypernetworks, oracles of some 90 tasks, the board; meant for an hour and a half on two cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -67,6 +67,36 @@ def test_a_name_of_two_folders_stands_for_two_tasks(tmp_path: Path) -> None:
     assert outputs == {"plural": "one", "two_plural": "two"}
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("tasks.json", "[]", "tasks.json must be an object of tasks"),
+        ("tasks.json", '{"x": 3}', "task 'x' must be an object with a list of descriptions"),
+        ("tasks.json", '{"gone": {"descriptions": ["a"]}}', "gone.jsonl"),
+        ("kept.jsonl", '{"input": "a", "output": "b"}\n{"input": ', "kept.jsonl:2 is not valid JSON"),
+        ("kept.jsonl", '{"input": "a", "output": 3}', "kept.jsonl:1 must be an object with the texts"),
+        ("kept.jsonl", '{"input": "a", "output": "b"}', "none of the 1 tasks is short enough"),
+    ],
+)
+def test_what_is_no_task_folder_is_said_and_leaves_nothing(
+    file: str, text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write(tmp_path / "one", "kept", rows(60))
+    (one / file).write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(one), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert says in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_line_separator_within_a_text_ends_no_row(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", "kept", rows(4))
+    (one / "kept.jsonl").write_text('{"input": "a\u2028b", "output": "c"}\n' * 4, encoding="utf-8")
+    assert collect([one], tmp_path / "out", LIMITS) == (1, 0)
+    assert len((tmp_path / "out/kept.jsonl").read_text(encoding="utf-8").split("\n")) == 5
+
+
 def test_a_missing_folder_is_named_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])

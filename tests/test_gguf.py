@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import random_adapters
 from test_cli import refused
+from test_travel import blocks
 
 from t2l.base_model import BaseModelConfig, LoraConfig, gguf, load_base_model, lora_spec
 from t2l.base_model.files import model_config, resolve_path
 from t2l.evaluation.checkpoint_names import NOT_THE_RECIPE
 from t2l.evaluation.config import EvaluateConfig
 from t2l.evaluation.settings import decisive_settings
+from t2l.lora import inject
+from t2l.lora.card import adapter_card
+from t2l.lora.peft_folder import save_adapter
 from t2l.run.continuation import changes, defaults_of, without
 
 WIDTH, LAYERS = 32, 2
@@ -171,3 +178,31 @@ def test_runs_and_evaluations_from_before_there_were_gguf_files_go_on() -> None:
     assert without(now, NOT_THE_RECIPE) == without(before, NOT_THE_RECIPE) == {"base_model.dtype": "float32"}
     assert "gguf_file" not in decisive_settings(EvaluateConfig(contenders=["base"]))["base_model"]
     assert changes(before, now, defaults_of(EvaluateConfig(contenders=["base"]))) == []
+
+
+def test_the_code_in_a_card_loads_a_base_that_t2l_alone_knows_by_name(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base_model(BaseModelConfig(str(file), device="cpu"))
+    spec, ids = lora_spec(base.model, LoraConfig()), torch.tensor([[3, 4, 5]])
+    monkeypatch.chdir(file.parent)
+    origin = {"description": "Count.", "checkpoint": "run", "generated_by": "sft", "step": 1}
+    origin |= {"base_model": file.name, "base_fingerprint": base.fingerprint}
+    weights = random_adapters(spec, 1, size=0.5)
+    card = adapter_card(spec, origin, Path("one"))
+    save_adapter(Path("one"), spec, weights, base.path, origin, card)
+    with torch.no_grad(), inject(base.model, spec, weights):
+        injected = base.model(ids).logits
+    snippets = blocks(card, "python")
+    assert len(snippets) == 2
+    for snippet in snippets:
+        scope: dict[str, Any] = {}
+        exec(snippet, scope)
+        with torch.no_grad():
+            torch.testing.assert_close(scope["model"](ids).logits, injected, atol=1e-4, rtol=1e-4)
+    serve = blocks(adapter_card(spec, {**origin, "base_model": "mini"}, Path("one")), "sh")[0]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    found = subprocess.run(
+        ["bash", "-c", serve.replace("vllm serve", "echo")], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split()[0] == resolve_path("mini")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,51 @@ def test_reconstruction_learns_the_sample(library: Path, tmp_path: Path) -> None
     assert "is of a sample: 3 of" in (tmp_path / "run/train.log").read_text()
 
 
+def test_reconstruction_does_not_go_on_with_another_sample(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(library, tmp_path / "library")
+    brief = [*TRAIN, "objective=reconstruction", "trainer.schedule=constant", "trainer.warmup_steps=1"]
+    words = [*brief, f"library={tmp_path}/library", f"run_dir={tmp_path}/run"]
+    main(["train", *words, "trainer.steps=2"])  # with more tasks a step than there are
+    record = json.loads((tmp_path / "library/library.json").read_text())
+    record["sample"] = record["sample"][:2]
+    (tmp_path / "library/library.json").write_text(json.dumps(record))
+    assert "was trained on 3 tasks, and its library is one of 2" in refused(capsys, "train", *words, "trainer.steps=4")
+    shutil.copy(library / "library.json", tmp_path / "library/library.json")
+    main(["train", *words, "trainer.steps=4"])
+    assert load_record(find_checkpoint(tmp_path / "run")).step == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["tasks=[reverse]"], True),  # more named tasks
+        (["tasks=[sort]", "sample=3"], True),  # the same again
+        (["splits=[unseen_combination]", "train_multi_task=false"], True),
+        (["train_multi_task=false"], False),  # all
+    ],
+)
+def test_a_library_stays_one_of_its_sample_until_it_is_of_all(
+    words: list[str], kept: bool, library: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "library"
+    shutil.copytree(library, folder)
+    main(["train_library", *SMALL, *BRIEF, "training.tasks_at_once=64", *words, f"run_dir={folder}"])
+    assert json.loads((folder / "library.json").read_text()).get("sample") == (sample_of(library) if kept else None)
+
+
+def test_another_sample_is_another_library(library: Path, root: Path, tmp_path: Path, capsys: Any) -> None:
+    folders = {"another sample of the": library, "all": root / "library"}
+    for kind, made in folders.items():
+        folder = tmp_path / kind.split()[0]
+        shutil.copytree(made, folder)
+        before = (folder / "library.json").read_bytes()
+        words = [*SMALL, *BRIEF, "training.tasks_at_once=64", "tasks=[sort]", "sample=2", f"run_dir={folder}"]
+        assert f"is a library of {kind} training tasks" in refused(capsys, "train_library", *words)
+        assert (folder / "library.json").read_bytes() == before
+
+
 def test_contenders_of_the_training_tasks_use_the_sample(library: Path, tmp_path: Path) -> None:
     board = ["tasks_per_split=2", "examples_per_task=2", "descriptions_per_task=2", "bootstrap_samples=10"]
     words = [*SMALL, *(f"evaluation.{b}" for b in board), "contenders=[nearest,library_mean,lorahub,arrow]"]
@@ -64,6 +110,7 @@ def test_contenders_of_the_training_tasks_use_the_sample(library: Path, tmp_path
     report = json.loads((tmp_path / "board/report.json").read_text())
     scored = {r["contender"] for r in report["results"]}
     assert {"nearest", "library_mean", "lorahub", "arrow"} <= scored
+    assert "is of a sample of 3 of the" in (tmp_path / "board/report.md").read_text()
 
 
 def test_a_sample_of_other_tasks_is_refused() -> None:

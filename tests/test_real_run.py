@@ -26,7 +26,7 @@ def test_every_command_composes(tmp_path: Path, brief: bool, is_fast: bool) -> N
     assert dtypes == {"bfloat16" if is_fast else "float32"}
 
 
-def test_what_training_tasks_adapters_are_for_has_some(tmp_path: Path) -> None:
+def test_the_library_is_of_training_tasks_too(tmp_path: Path) -> None:
     for brief in (True, False):
         made = commands(tmp_path, brief=brief)
         (library,) = read_command("train_library", command_words("train_library", made["library"][1:])).settings

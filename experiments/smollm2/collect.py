@@ -60,26 +60,50 @@ def short_task(
     return data | ({"splits": splits} if record.get("splits") else {}), kept
 
 
+def read_task(folder: Path, name: str, record: Any) -> list[Mapping[str, Any]]:
+    """A task's rows. Raises FileProblemError, with file and line, for what is no task."""
+    texts = record.get("descriptions") if isinstance(record, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
+        raise FileProblemError(f"{folder / 'tasks.json'}: task {name!r} must be an object with a list of descriptions")
+    path = folder / f"{name}.jsonl"
+    rows: list[Mapping[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise FileProblemError(f"{path}:{number} is not valid JSON: {error.msg}") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("input", "output")):
+            raise FileProblemError(f"{path}:{number} must be an object with the texts input and output")
+        rows.append(row)
+    return rows
+
+
 def collect(folders: Sequence[Path], out: Path, limits: Limits) -> tuple[int, int]:
     """Writes the folder. Returns how many tasks it has and how many were left out.
 
     A name that two folders have is preceded by the folder's in the later one.
 
-    Raises FileProblemError for a folder or file that is not there or damaged.
+    Raises FileProblemError for a folder or file that is not there or damaged, or if no task is left.
     """
     tasks: dict[str, Any] = {}
     left_out = 0
     with atomic_folder(out) as temporary:
         for folder in folders:
-            for name, record in read_json(folder / "tasks.json").items():
-                lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-                found = short_task(record, [json.loads(line) for line in lines if line], limits)
+            records = read_json(folder / "tasks.json")
+            if not isinstance(records, dict):
+                raise FileProblemError(f"{folder / 'tasks.json'} must be an object of tasks")
+            for name, record in records.items():
+                found = short_task(record, read_task(folder, name, record), limits)
                 if found is None:
                     left_out += 1
                     continue
                 own = name if name not in tasks else f"{folder.name}_{name}"
                 tasks[own], rows = found
                 write_text(temporary / f"{own}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        if not tasks:
+            raise FileProblemError(f"none of the {left_out} tasks is short enough: raise --characters")
         write_json(temporary / "tasks.json", tasks)
     return len(tasks), left_out
 
@@ -92,9 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--characters", type=int, default=Limits.characters, help="longest input, output, description")
     parser.add_argument("--rows", type=int, default=Limits.rows, help="most rows of a range")
     parsed = parser.parse_args(arguments)
+    if parsed.characters < 1 or parsed.rows < 1:
+        parser.error("--characters and --rows must be at least 1")
     try:
         count, left_out = collect(parsed.folders, parsed.out, Limits(parsed.characters, parsed.rows))
-    except (FileProblemError, OSError) as error:
+    except (FileProblemError, OSError, UnicodeDecodeError) as error:
         print(f"collect: {error}", file=sys.stderr)
         sys.exit(2)
     print(

@@ -80,7 +80,13 @@ class DataChecks:
         if "own" in first:
             self._own(first["own"], folder / "adapters", definition)
         if "training_tasks" in first:
-            adapters = [folder / "adapters" / task for task in training_tasks_in(record, training_tasks, path)]
+            names = training_tasks_in(record, training_tasks, path)
+            if len(names) < len(training_tasks):
+                self._note(
+                    f"library {path} is of a sample of {len(names)} of the {len(training_tasks)} training tasks: contenders that "
+                    "use the training tasks' adapters use theirs"
+                )
+            adapters = [folder / "adapters" / task for task in names]
             self._shared(first["training_tasks"], adapters, definition)
         if "multi_task" in first:
             self._shared(first["multi_task"], [folder / "static" / MULTI_TASK], definition)
@@ -152,11 +158,14 @@ class DataChecks:
         sha256 = (of or {}).get("sha256")
         if not self._views or sha256 is None or sha256 in self._hashes():
             return
-        self.notes.append(
+        self._note(
             f"{what} was trained on suite {(of or {}).get('name')} with other content ({sha256[:12]}) than that of this suite "
             f"({self._trained.content_hash()[:12]}); no scored example is among the rows of its task that it recorded"
         )
-        log.warning("%s", self.notes[-1])
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        log.warning("%s", text)
 
 
 def check_data(

@@ -33,7 +33,7 @@ RECORD, WEIGHTS, TRAINER = "checkpoint.json", "hypernetwork.safetensors", "train
 TRAINING_DATA = "training_data.safetensors"
 """hashes of what was trained on, and where each training task's descriptions lie"""
 SHIPPED = "smollm2"
-"""name of the checkpoint in data/smollm2, where a copy of t2l has one"""
+"""name of the checkpoint that comes with t2l, in data/smollm2"""
 STATISTICS = ("mean_A_", "mean_B_", "std_A_", "std_B_")
 """how the statistics of adapters are called in a hypernetwork's state (`Hypernetwork`)"""
 OWN_FILES = (RECORD, WEIGHTS, TRAINER, TRAINING_DATA)
@@ -132,7 +132,7 @@ def find_checkpoint(folder: Path) -> Path:
     A run's folder means the checkpoint that validation chose if there was validation, else the last one. `RUN:best` and
     `RUN:last` ask for one of the two, and a checkpoint's own folder (`RUN/checkpoints/step-000200`) for that very one.
 
-    `smollm2` is the one in data/smollm2, unless there is a folder of that name here.
+    `smollm2` is the one that comes with t2l, unless there is a folder of that name here.
 
     Raises FileProblemError if there is neither.
     """

@@ -193,9 +193,10 @@ def _geometry(spec: LoraSpec) -> list[str]:
 
 
 def _loading(spec: LoraSpec, base: str, adapter: str) -> str:
-    if base == MINI_BASE:
-        named = ["from t2l.base_model.files import mini_base_model_path", "", "base = str(mini_base_model_path())"]
-        shell = "$(python -c 'from t2l.base_model.files import mini_base_model_path as p; print(p())')"
+    if base == MINI_BASE or base.startswith("pypi:") or base.endswith(".gguf"):  # what t2l alone knows by name
+        named = ["from t2l.base_model.files import resolve_path", "", f"base = resolve_path({json.dumps(base)})"]
+        found = f"from t2l.base_model.files import resolve_path as p; print(p({json.dumps(base)}))"
+        shell = f"$(python -c {shlex.quote(found)})"
     else:
         named, shell = ["", f"base = {json.dumps(base)}"], shlex.quote(base)
     load = "model = AutoModelForCausalLM.from_pretrained(base)"

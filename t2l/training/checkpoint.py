@@ -128,7 +128,12 @@ def _restore_random(trainer: Mapping[str, Tensor], rank: int, size: int, key: st
 
 
 def check_goes_on(
-    record: CheckpointRecord, base_fingerprint: str, encoder_identity: str, suite_sha256: str, run_folder: Path
+    record: CheckpointRecord,
+    base_fingerprint: str,
+    encoder_identity: str,
+    suite_sha256: str,
+    tasks: Sequence[str],
+    run_folder: Path,
 ) -> None:
     """Raises ValueError unless a run's checkpoint was trained on this base, encoder and data: settings name them alike."""
     check_fits(record, base_fingerprint, encoder_identity, f"what {run_folder} goes on from")
@@ -137,4 +142,9 @@ def check_goes_on(
         raise ValueError(
             f"{run_folder} was trained on other data under the same settings (suite {found[:12]}, now {suite_sha256[:12]}): "
             "choose another run_dir, or restore the data"
+        )
+    if (learnt := record.trained_on.get("tasks", list(tasks))) != list(tasks):
+        raise ValueError(
+            f"{run_folder} was trained on {len(learnt)} tasks, and its library is one of {len(tasks)} training tasks now, or of "
+            "others: choose another run_dir, or restore the library"
         )

@@ -24,8 +24,7 @@ class GenerateConfig:
     encoder: Any = None
     """what embeds the descriptions; None, like encoder=own, means the checkpoint's own"""
     checkpoint: str = SHIPPED
-    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last; smollm2 is the one in data/smollm2, where a
-    copy of t2l has one"""
+    """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last; smollm2 is the one that comes with t2l"""
     run_dir: str = ""
     """adapter folder to write; several descriptions get numbered folders inside it"""
     base: str | None = None
@@ -48,7 +47,7 @@ def generate(config: GenerateConfig) -> list[tuple[Path, Confidence | None]]:
     """
     if not config.checkpoint or not config.run_dir:
         raise ValueError(
-            "generate needs --run-dir DIR, and --checkpoint DIR (a run of `t2l train`) unless data/smollm2 has one"
+            "generate needs --run-dir DIR, and --checkpoint DIR (a run of `t2l train`) unless it is the one that comes with t2l"
         )
     texts = [*config.descriptions, *(read_descriptions(Path(config.file)) if config.file is not None else [])]
     if not texts:

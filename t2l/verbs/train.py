@@ -359,7 +359,8 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
     if origin is not None:
         origin.check(setting.spec, base.fingerprint, encoder.identity)
     if newest is not None:
-        check_goes_on(newest, base.fingerprint, encoder.identity, suite.content_hash(), folder)
+        names = [t.name for t in tasks]
+        check_goes_on(newest, base.fingerprint, encoder.identity, suite.content_hash(), names, folder)
     embeddings = setting.embed([t.descriptions["train"][: config.descriptions_per_task] for t in tasks])
     hypernetwork = _hypernetwork(setting, embeddings, origin)
     objective = _objective(setting)

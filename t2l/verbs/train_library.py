@@ -15,7 +15,7 @@ from t2l.checks import at_least
 from t2l.distributed import World
 from t2l.evaluation.conditions import conditions_to_record
 from t2l.files import read_json, write_json
-from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, open_library
+from t2l.library import LIBRARY_RECORD, MULTI_TASK, LibraryFolder, library_record, open_library
 from t2l.library.training import LibraryTrainingConfig, train_multi_task
 from t2l.library.training import train_library as train_adapters_of
 from t2l.lora import LoraSpec
@@ -85,6 +85,26 @@ def _sample(config: TrainLibraryConfig, suite: TaskSuite) -> list[str] | None:
     return [names[i] for i in sorted(drawn)]
 
 
+def _sample_of(config: TrainLibraryConfig, folder: Path, suite: TaskSuite, drawn: list[str] | None) -> list[str] | None:
+    """What the library's record says from now on: names of the training tasks that it is a library of; None for all.
+
+    Raises ValueError for another sample than the library there is of: what was made of it would change its meaning.
+    """
+    if not (folder / LIBRARY_RECORD).is_file():
+        return drawn
+    before: list[str] | None = library_record(folder).get("sample")
+    if drawn is None:
+        is_of_all = config.tasks is None and (config.splits is None or "train" in config.splits)
+        return None if is_of_all else before
+    adapters = {p.name for p in (folder / "adapters").glob("[!.]*")}
+    if drawn != before and (before is not None or set(suite.split("train").tasks) <= adapters):
+        kind = "all" if before is None else "another sample of the"
+        raise ValueError(
+            f"sample={config.sample}: {folder} is a library of {kind} training tasks: choose another run_dir"
+        )
+    return drawn
+
+
 def _asked(config: TrainLibraryConfig, suite: TaskSuite, sample: Sequence[str] | None) -> list[Task]:
     asked = tasks_of(suite, config.splits, config.tasks)
     if sample is None:
@@ -118,8 +138,8 @@ def train_library(config: TrainLibraryConfig, world: World | None = None) -> Pat
     if not methods.is_batched(config.method):
         return _train_method_library(config)
     folder, suite = folder_of(config.run_dir), suites.build(config.suite)
-    sample = _sample(config, suite)
-    tasks = _trainable(config, suite, sample)
+    drawn = _sample(config, suite)
+    tasks, sample = _trainable(config, suite, drawn), _sample_of(config, folder, suite, drawn)
     with_multi_task = config.tasks is None if config.train_multi_task is None else config.train_multi_task
     joint_tasks = suite.select(suite.split("train").tasks) if with_multi_task else []
     conditions = conditions_to_record(folder / LIBRARY_RECORD, config.base_model, config.prompt.definition)
