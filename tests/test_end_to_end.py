@@ -134,6 +134,7 @@ def test_report_says_what_its_numbers_rest_on(root: Path) -> None:
         assert f"{root}/{run}: the best by validation/loss" in report["provenance"]["selection"]
     assert {d["control"] for d in report["controls"]} == set(CONTROLS)
     assert {r["contender"] for r in report["recovered"]} == {"generated_sft", "generated_reconstruction"}
+    assert {"base", "oracle", "icl"} <= {r["other"] for r in report["against"] if r["contender"] == "generated_sft"}
     costs = {c["contender"]: c for c in report["costs"]}
     assert costs["icl"]["prompt_tokens"] > costs["base"]["prompt_tokens"]
     assert costs["generated_sft"]["generation_time_s"] > 0

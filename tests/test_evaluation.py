@@ -20,8 +20,10 @@ from t2l.evaluation.contenders.base import Base, FormalCode, Prompted
 from t2l.evaluation.contenders.generated import derangement, random_text
 from t2l.evaluation.contenders.interface import Entry
 from t2l.evaluation.costs import Usage, multiplied_weights
+from t2l.evaluation.report.against import differences
 from t2l.evaluation.report.collect import metric_name
-from t2l.evaluation.report.report import control_differences, score_table
+from t2l.evaluation.report.findings import Findings
+from t2l.evaluation.report.report import control_differences, report_data, report_text, score_table
 from t2l.evaluation.scoring import Answer, Question, check_scorable, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
 from t2l.lora import inject
@@ -109,6 +111,24 @@ def test_paired_difference_and_verdict() -> None:
     assert not rows["random_text"]["distinguishable"]
     with pytest.raises(ValueError, match="did not answer the same examples"):
         paired_difference(matched, _cell("x", [[1, 1]]), 200, 0)
+
+
+def test_the_report_pairs_generated_adapters_with_every_other_contender() -> None:
+    """With the base that reads the description, above all; not with controls, nor where seeds cannot be paired."""
+    ours, shuffled = _cell("generated_sft", [[1, 1, 1, 0]] * 8), _cell("generated_sft_shuffled", [[0, 0, 0, 0]] * 8)
+    prompted, oracle = _cell("prompted", [[1, 0, 0, 0]] * 8), _cell("oracle", [[1, 1, 1, 0]] * 8)
+    three = replace(_cell("few_shot", [[1, 1, 1, 1]] * 8), runs=prompted.runs * 3)
+    two = replace(ours, runs=ours.runs * 2)
+    found = Findings([ours, shuffled, prompted, oracle, three], "exact_match", 200, 0)
+    rows = {r["other"]: r for r in differences(found)}
+    assert set(rows) == {"prompted", "oracle", "few_shot"}
+    assert rows["prompted"]["difference"] == 0.5
+    assert rows["prompted"]["distinguishable"]
+    assert not rows["oracle"]["distinguishable"]
+    assert {r["other"] for r in differences(replace(found, cells=[two, shuffled, prompted, three]))} == {"prompted"}
+    text = report_text(found, report_data(found))
+    assert re.search(r"\| generated_sft \| prompted \| \+0\.50 \[\+0\.\d\d, \+0\.\d\d\] \* \|", text)
+    assert "| generated_sft | oracle | +0.00 [+0.00, +0.00] |" in text
 
 
 def test_table_and_row_agree() -> None:

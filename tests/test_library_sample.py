@@ -68,6 +68,21 @@ def test_reconstruction_does_not_go_on_with_another_sample(
     assert load_record(find_checkpoint(tmp_path / "run")).step == 4
 
 
+def test_reconstruction_does_not_go_on_with_adapters_trained_again(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(library, tmp_path / "library")
+    brief = [*TRAIN, "objective=reconstruction", "trainer.schedule=constant", "trainer.warmup_steps=1"]
+    words = [*brief, f"library={tmp_path}/library", f"run_dir={tmp_path}/run"]
+    main(["train", *words, "trainer.steps=2"])
+    one, other, *_ = (tmp_path / "library/adapters" / name / "adapter_model.safetensors" for name in sample_of(library))
+    shutil.copy(other, one)
+    assert "has learnt other adapters than its library holds" in refused(capsys, "train", *words, "trainer.steps=4")
+    shutil.copy(library / one.relative_to(tmp_path / "library"), one)
+    main(["train", *words, "trainer.steps=4"])
+    assert load_record(find_checkpoint(tmp_path / "run")).step == 4
+
+
 @pytest.mark.parametrize(
     ("words", "kept"),
     [

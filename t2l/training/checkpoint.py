@@ -133,9 +133,14 @@ def check_goes_on(
     encoder_identity: str,
     suite_sha256: str,
     tasks: Sequence[str],
+    library_sha256: str | None,
     run_folder: Path,
 ) -> None:
-    """Raises ValueError unless a run's checkpoint was trained on this base, encoder and data: settings name them alike."""
+    """Raises ValueError unless a run's checkpoint was trained on this base, encoder and data: settings name them alike.
+
+    Args:
+        library_sha256: of the adapters that it learns; None if it learns none.
+    """
     check_fits(record, base_fingerprint, encoder_identity, f"what {run_folder} goes on from")
     found = record.trained_on.get("suite_sha256", suite_sha256)
     if found != suite_sha256:
@@ -147,4 +152,9 @@ def check_goes_on(
         raise ValueError(
             f"{run_folder} was trained on {len(learnt)} tasks, and its library is one of {len(tasks)} training tasks now, or of "
             "others: choose another run_dir, or restore the library"
+        )
+    if record.trained_on.get("library_sha256", library_sha256) != library_sha256:
+        raise ValueError(
+            f"{run_folder} has learnt other adapters than its library holds now (it was trained again since): choose another "
+            "run_dir, or restore the library"
         )

@@ -32,6 +32,7 @@ from t2l.hypernetwork.confidence import task_centres
 from t2l.library import library_record, open_library, training_tasks_in
 from t2l.library.trained_on import targets_trained_on
 from t2l.lora import AdapterKind, LoraSpec
+from t2l.lora.source import AdapterSource, digest_of
 from t2l.objectives import Materials, Objective, Steps, name_of, needs_of, objective_of
 from t2l.registry import component_of
 from t2l.run.continuation import defaults_of, settings_of
@@ -141,16 +142,23 @@ class _Setting:
         return embedded
 
 
-def _objective(setting: _Setting) -> Objective:
-    """Raises ValueError for a library of another geometry."""
-    config, kind, adapters = setting.config, objective_of(setting.config.objective), None
-    if needs_of(config.objective).library:
-        library = open_library(Path(config.library or ""), setting.base)
-        if library.spec != setting.spec:
-            raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
-        adapters = library.adapters.source([t.name for t in setting.tasks])
+def _library_adapters(setting: _Setting) -> AdapterSource | None:
+    """What is to be learnt of a library; None if nothing is. Raises ValueError for a library of another geometry."""
+    config = setting.config
+    if not needs_of(config.objective).library:
+        return None
+    library = open_library(Path(config.library or ""), setting.base)
+    if library.spec != setting.spec:
+        raise ValueError(f"library={config.library} has adapters of another geometry than lora.* asks for")
+    return library.adapters.source([t.name for t in setting.tasks])
+
+
+def _objective(setting: _Setting, adapters: AdapterSource | None) -> Objective:
+    config = setting.config
     shown = [config.prompt.apply(t) for t in setting.tasks]
-    return kind.make(config.objective, Materials(config.trainer, setting.base, shown, adapters))
+    return objective_of(config.objective).make(
+        config.objective, Materials(config.trainer, setting.base, shown, adapters)
+    )
 
 
 def _distance(setting: _Setting, objective: Objective) -> Callable[[Hypernetwork], float] | None:
@@ -296,7 +304,7 @@ def _hypernetwork(setting: _Setting, embeddings: Sequence[Tensor], origin: Origi
 
 
 def _record(
-    setting: _Setting, hypernetwork: Hypernetwork, learnt: _LearntFrom, told: dict[str, Any]
+    setting: _Setting, hypernetwork: Hypernetwork, learnt: _LearntFrom, told: dict[str, Any], library_sha256: str | None
 ) -> CheckpointRecord:
     """The record of a run before its first step; `told` adds to what it was trained on."""
     config, base, suite, encoder = setting.config, setting.base, setting.suite, setting.encoder
@@ -320,6 +328,7 @@ def _record(
             "descriptions_per_task": config.descriptions_per_task,
             "seed": config.seed,
             **({} if learnt.is_whole else {"unchecked": config.library}),
+            **({} if library_sha256 is None else {"library_sha256": library_sha256}),
             **told,
         },
     )
@@ -358,17 +367,19 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
     setting = _Setting(config, suite, tasks, base, encoder, lora_spec(base.model, config.lora), world)
     if origin is not None:
         origin.check(setting.spec, base.fingerprint, encoder.identity)
+    adapters = _library_adapters(setting)
+    library_sha256 = None if adapters is None else digest_of(adapters.recipe())
     if newest is not None:
-        names = [t.name for t in tasks]
-        check_goes_on(newest, base.fingerprint, encoder.identity, suite.content_hash(), names, folder)
+        learns = suite.content_hash(), [t.name for t in tasks], library_sha256
+        check_goes_on(newest, base.fingerprint, encoder.identity, *learns, folder)
     embeddings = setting.embed([t.descriptions["train"][: config.descriptions_per_task] for t in tasks])
     hypernetwork = _hypernetwork(setting, embeddings, origin)
-    objective = _objective(setting)
+    objective = _objective(setting, adapters)
     if origin is None:
         objective.prepare(hypernetwork)
     steps = Steps(objective, embeddings, config.trainer, config.seed, world)
     validation = _validation(setting, objective)
-    record = _record(setting, hypernetwork, learnt, where_from(origin, newest))
+    record = _record(setting, hypernetwork, learnt, where_from(origin, newest), library_sha256)
     centres = task_centres(hypernetwork, [e.to(base.device) for e in embeddings])
     data = _training_data(setting, TrainingData(learnt.manifest, centres), origin, latest)
     may_change = settings_may_change(config, newest)

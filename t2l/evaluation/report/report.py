@@ -13,6 +13,7 @@ from t2l.evaluation.contenders.base import Base
 from t2l.evaluation.contenders.generated import CONTROLS
 from t2l.evaluation.contenders.interface import kinds
 from t2l.evaluation.contenders.oracle import Oracle
+from t2l.evaluation.report.against import differences
 from t2l.evaluation.report.content import by_content, content_rows, has_core
 from t2l.evaluation.report.figures import draw_figures
 from t2l.evaluation.report.findings import Findings, closest_controls
@@ -96,6 +97,20 @@ def _control_table(differences: Sequence[Mapping[str, Any]]) -> str:
         verdict = "" if d["distinguishable"] else "not distinguishable"
         rows.append([d["contender"], d["control"], d["split"], difference, str(d["n_seeds"]), verdict])
     return markdown_table(["contender", "control", "split", "matched - control", "seeds", ""], rows)
+
+
+def _against_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One row per pair of contenders, one column per split; a star where the interval leaves zero out."""
+    splits = list(dict.fromkeys(r["split"] for r in rows))
+    texts = {
+        (r["contender"], r["other"], r["split"]): interval_text(r["difference"], r["ci95"], "+.2f")
+        + (" *" if r["distinguishable"] else "")
+        for r in rows
+    }
+    pairs = dict.fromkeys((r["contender"], r["other"]) for r in rows)
+    return markdown_table(
+        ["generated", "minus", *splits], [[*pair, *(texts.get((*pair, s), "") for s in splits)] for pair in pairs]
+    )
 
 
 def _recovered_table(fractions: Sequence[Mapping[str, Any]]) -> str:
@@ -189,6 +204,7 @@ def report_data(found: Findings) -> dict[str, Any]:
         "results": [c.row(found.metric) for c in found.cells],
         "condition_redundant": found.shows_description,
         "controls": control_differences(found.cells, found.samples, found.seed),
+        "against": differences(found),
         "recovered": recovered_fractions(found),
         "costs": [dict(c) for c in found.costs],
         "identities": dict(found.identities),
@@ -237,6 +253,9 @@ def report_text(found: Findings, data: Mapping[str, Any]) -> str:
             _control_table(data["controls"]),
             "![controls](controls.png)",
         )
+    if data["against"]:
+        about = "Generated minus other, paired by example; a star where the interval leaves zero out."
+        lines += _section("What does it gain over the others?", about, _against_table(data["against"]))
     if data["recovered"]:
         title = "How much of what training gains does generation gain?"
         lines += _section(title, _recovered_table(data["recovered"]))

@@ -1,0 +1,37 @@
+"""Generated adapters beside every other contender, example by example: what a description gains over other means.
+
+Above all over the base that reads the description in its prompt, and pays its tokens with every question.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2l.evaluation.board import paired_difference
+from t2l.evaluation.contenders.generated import CONTROLS
+from t2l.evaluation.report.findings import Findings
+
+
+def differences(found: Findings) -> list[dict[str, Any]]:
+    """Rows of report.json: generated minus each other contender that is no control, paired by example.
+
+    Contenders whose numbers of training seeds differ, and are not one, cannot be paired and are left out.
+    """
+    table, rows = found.by_key, []
+    controls = {f"{ours}_{control}" for ours in found.generated for control in CONTROLS}
+    for ours in found.generated:
+        for other in found.contenders:
+            if other == ours or other in controls:
+                continue
+            for split in found.splits:
+                one, two = table.get((ours, split)), table.get((other, split))
+                if one is None or two is None or not _can_be_paired(len(one.runs), len(two.runs)):
+                    continue
+                e = paired_difference(one, two, found.samples, found.seed)
+                about = {"contender": ours, "other": other, "split": split}
+                rows.append({**about, **e.row("difference"), "distinguishable": e.is_distinguishable})
+    return rows
+
+
+def _can_be_paired(one: int, other: int) -> bool:
+    return one == other or 1 in (one, other)
