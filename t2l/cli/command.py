@@ -178,7 +178,7 @@ def alone_in(folder: Path, verb: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=1)  # `t2l runs` holds it for a moment, to see whether somebody does
     try:
         lock.acquire()
     except Timeout:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 PATH_KEYS = frozenset(
-    "path checkpoint checkpoints library method_libraries base_model dataset cache init_from file folder adapter base runs report".split()
+    "path checkpoint checkpoints library method_libraries base_model dataset cache init_from file folder folders adapter base runs report".split()
 )
 """last parts of keys whose values are files, folders or hub ids, beside those that end like one of PATH_ENDINGS"""
 PATH_ENDINGS = ("_dir", "_folder", "_path", "_root", "_cache", "_file")

@@ -132,4 +132,18 @@ def report_sweep(sweep: Path, folders: Sequence[Path], overrides: Sequence[Seque
             {"job": number, "folder": str(folder), "overrides": list(words), "state": said, "reason": reason or None}
         )
     write_json(sweep / LIST, {"jobs": rows})
+    _show(sweep, folders)
     return finished == len(found)
+
+
+def _show(sweep: Path, folders: Sequence[Path]) -> None:
+    """Prints the sweep's table and leaves it in its folder, if its jobs measured something."""
+    from t2l.verbs.runs import print_overview, write_summary
+
+    try:
+        found = write_summary(sweep, folders)
+    except Exception as error:  # the jobs are done: their list, and what they left, must not be lost to a figure
+        print(f"t2l: the sweep's table was not written: {one_line(error)}", file=sys.stderr)
+        return
+    if found is not None:
+        print_overview(found)

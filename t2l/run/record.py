@@ -18,6 +18,7 @@ from t2l.checks import one_of
 from t2l.files import check_own, read_json, write_json, write_text
 from t2l.run.continuation import Change, changes, changes_the_result, is_free
 from t2l.run.folder import overrides_of
+from t2l.run.memory import PeakMemory
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "hydra-core", "numpy")
@@ -103,8 +104,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 class Run:
     """One run: `run.json` (config, versions), `metrics.jsonl`, and Weights & Biases if asked.
 
-    Metrics hold no wall-clock times, so that two runs of one seed can be compared line by line; times
-    are in `timings.jsonl`.
+    Metrics hold no wall-clock times, so that two runs of one seed can be compared line by line; times, and bytes at the
+    peak of memory, are in `timings.jsonl`.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Run:
         self.folder = folder
         self._metrics, self._timings = folder / "metrics.jsonl", folder / "timings.jsonl"
         self._wandb: Any = None
-        self._start = time.perf_counter()
+        self._start, self._memory = time.perf_counter(), PeakMemory()
         if not writes:
             return
         record = folder / "run.json"
@@ -167,7 +168,8 @@ class Run:
         with self._metrics.open("a") as stream:
             stream.write(json.dumps({"step": step, **metrics}) + "\n")
         with self._timings.open("a") as stream:
-            stream.write(json.dumps({"step": step, "time_s": round(time.perf_counter() - self._start, 3)}) + "\n")
+            pace = {"time_s": round(time.perf_counter() - self._start, 3), "peak_memory": self._memory.read()}
+            stream.write(json.dumps({"step": step, **pace}) + "\n")
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
 

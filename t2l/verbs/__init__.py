@@ -22,6 +22,7 @@ VERBS = {
     "generate": "turn descriptions into PEFT adapter folders",
     "try": "answers of the base and of an adapter, side by side",
     "library": "verify and summarise the adapters of a library",
+    "runs": "runs and sweeps in one table: state, scores over seeds, time",
     "compare": "reports side by side, with differences paired by example",
     "export": "a trained hypernetwork in one folder to hand on, with a card",
     "merge": "add an adapter to its base's weights and save the model",
