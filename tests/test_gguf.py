@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import random_adapters
 from test_cli import refused
-from test_travel import blocks
+from test_travel import blocks, check_snippets
 
 from t2l.base_model import BaseModelConfig, LoraConfig, gguf, load_base_model, lora_spec
 from t2l.base_model.files import model_config, resolve_path
@@ -195,11 +195,7 @@ def test_the_code_in_a_card_loads_a_base_that_t2l_alone_knows_by_name(
         injected = base.model(ids).logits
     snippets = blocks(card, "python")
     assert len(snippets) == 2
-    for snippet in snippets:
-        scope: dict[str, Any] = {}
-        exec(snippet, scope)
-        with torch.no_grad():
-            torch.testing.assert_close(scope["model"](ids).logits, injected, atol=1e-4, rtol=1e-4)
+    check_snippets(snippets, ids, injected)
     serve = blocks(adapter_card(spec, {**origin, "base_model": "mini"}, Path("one")), "sh")[0]
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     found = subprocess.run(

@@ -52,13 +52,19 @@ def test_reconstruction_learns_the_sample(library: Path, tmp_path: Path) -> None
     assert "is of a sample: 3 of" in (tmp_path / "run/train.log").read_text()
 
 
+def learn_a_copy(library: Path, folder: Path) -> list[str]:
+    """Trains on a copy of the library, for two steps. Returns the words of the run, less the number of steps."""
+    shutil.copytree(library, folder / "library")
+    brief = [*TRAIN, "objective=reconstruction", "trainer.schedule=constant", "trainer.warmup_steps=1"]
+    words = [*brief, f"library={folder}/library", f"run_dir={folder}/run"]
+    main(["train", *words, "trainer.steps=2"])  # with more tasks a step than there are
+    return words
+
+
 def test_reconstruction_does_not_go_on_with_another_sample(
     library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(library, tmp_path / "library")
-    brief = [*TRAIN, "objective=reconstruction", "trainer.schedule=constant", "trainer.warmup_steps=1"]
-    words = [*brief, f"library={tmp_path}/library", f"run_dir={tmp_path}/run"]
-    main(["train", *words, "trainer.steps=2"])  # with more tasks a step than there are
+    words = learn_a_copy(library, tmp_path)
     record = json.loads((tmp_path / "library/library.json").read_text())
     record["sample"] = record["sample"][:2]
     (tmp_path / "library/library.json").write_text(json.dumps(record))
@@ -71,10 +77,7 @@ def test_reconstruction_does_not_go_on_with_another_sample(
 def test_reconstruction_does_not_go_on_with_adapters_trained_again(
     library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(library, tmp_path / "library")
-    brief = [*TRAIN, "objective=reconstruction", "trainer.schedule=constant", "trainer.warmup_steps=1"]
-    words = [*brief, f"library={tmp_path}/library", f"run_dir={tmp_path}/run"]
-    main(["train", *words, "trainer.steps=2"])
+    words = learn_a_copy(library, tmp_path)
     one, other, *_ = (tmp_path / "library/adapters" / name / "adapter_model.safetensors" for name in sample_of(library))
     shutil.copy(other, one)
     assert "has learnt other adapters than its library holds" in refused(capsys, "train", *words, "trainer.steps=4")

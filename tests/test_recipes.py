@@ -57,6 +57,15 @@ def test_where_a_run_was_made_is_no_part_of_its_recipe(tmp_path: Path) -> None:
     assert recipe_names([here, there, coarser]) == ["sft", "sft", "sft_2"]
 
 
+def test_seeds_may_each_have_a_library_of_their_own(tmp_path: Path) -> None:
+    def learnt(seed: int, **told: str) -> tuple[CheckpointRecord, Path]:
+        record, folder = _checkpoint(tmp_path / str(seed), seed, library=f"library{seed}")
+        return replace(record, trained_on={**record.trained_on, **told}), folder
+
+    own = [learnt(seed, library_sha256=f"{seed}", unchecked=f"library{seed}") for seed in (0, 1)]
+    assert recipe_names([*own, learnt(2, library_sha256="2")]) == ["sft", "sft", "sft_2"]
+
+
 def test_the_record_and_a_repeated_seed_make_another_contender(tmp_path: Path) -> None:
     (record, folder), second = _checkpoint(tmp_path / "a", 0), _checkpoint(tmp_path / "b", 1)
     later = (replace(record, step=20, trained_on={**record.trained_on, "seed": 2}), folder)

@@ -57,6 +57,15 @@ def generator(mini_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return generator_for(mini_base, spec, Path("/somewhere/private/sft/checkpoints/step-000012"))
 
 
+def check_snippets(snippets: list[str], ids: torch.Tensor, injected: torch.Tensor) -> None:
+    """Runs each as it stands; its `model` gives the logits of injection."""
+    for snippet in snippets:
+        scope: dict[str, Any] = {}
+        exec(snippet, scope)
+        with torch.no_grad():
+            torch.testing.assert_close(scope["model"](ids).logits, injected, atol=1e-4, rtol=1e-4)
+
+
 def blocks(card: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)\n```", card, re.DOTALL)
 
@@ -125,11 +134,7 @@ def test_the_commands_of_the_card_work(
     assert capsys.readouterr().out == "one_merged\n"
     snippets = [*blocks(card, "python"), *blocks(Path("one_merged/README.md").read_text(), "python")]
     assert len(snippets) == 3
-    for snippet in snippets:
-        scope: dict[str, Any] = {}
-        exec(snippet, scope)
-        with torch.no_grad():
-            torch.testing.assert_close(scope["model"](IDS).logits, injected, atol=1e-4, rtol=1e-4)
+    check_snippets(snippets, IDS, injected)
     assert "--enable-lora --max-lora-rank 8 --lora-modules one=one" in serve
     assert load_provenance(Path("one_merged"))["adapter"]["description"] == DESCRIPTION
 

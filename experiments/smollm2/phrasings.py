@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from t2l.base_model import BaseModelConfig, load_base_model
 from t2l.encoder.sentence import EncoderConfig, SentenceEmbedder
 from t2l.hypernetwork.residual import ResidualConfig
-from t2l.tasks.suites import EverydayConfig, build
+from t2l.tasks.suites import build
 from t2l.tasks.suites.everyday.formats import formats
 from t2l.tasks.suites.everyday.phrasing import Phraser
+from t2l.tasks.suites.everyday.suite import EverydayConfig
 from t2l.tasks.suites.everyday.tables import functions
 
 HELD, TRAIN, TEST = 1 / 3, 24, 8
@@ -177,7 +178,7 @@ def trunk(x: Float[Tensor, "texts d"], texts: Texts, noise: float, batch: int, s
         parts = ((scores[:, :count], 0), (scores[:, count:], 1))
         loss = torch.stack([F.cross_entropy(s, texts.labels[rows, i]) for s, i in parts]).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():

@@ -26,8 +26,13 @@ def _settings_of(checkpoint: Path) -> Mapping[str, Any] | None:
 
 
 def _without_seed(trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """What was trained on, and of a checkpoint that a run started from its objective and the same."""
-    kept = {key: value for key, value in trained_on.items() if key != "seed"}
+    """What was trained on, and of a checkpoint that a run started from its objective and the same.
+
+    Seeds of one recipe may each have learnt a library of its own.
+    """
+    kept = {key: value for key, value in trained_on.items() if key not in ("seed", "library_sha256")}
+    if "unchecked" in kept:  # the path of a library
+        kept["unchecked"] = True
     if kept.get("init_from"):
         origin = kept["init_from"]
         kept["init_from"] = {"objective": origin["objective"], "trained_on": _without_seed(origin["trained_on"])}

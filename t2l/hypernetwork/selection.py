@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from t2l.run.overview import HIGHER
+
 SELECT_BY = ("validation/loss", "validation/score", "validation/distance")
 """what a checkpoint can be chosen by: loss (nats per token) and distance (that of the reconstruction loss) are best when
 small, a score when large"""
@@ -41,7 +43,7 @@ class Selection:
 
     def _is_better(self, value: float) -> bool:
         assert self.best_value is not None
-        return value > self.best_value if self.by == "validation/score" else value < self.best_value
+        return value > self.best_value if self.by in HIGHER else value < self.best_value
 
     def is_over(self, patience: int | None) -> bool:
         """Whether training should end early: so many validations have brought nothing better."""

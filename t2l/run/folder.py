@@ -127,16 +127,27 @@ def command_of(folder: Path, verb: str) -> str | None:
 
     Without the run's own folder, and of other folders the last name alone: how this machine lays them out says nothing.
     """
-    record = folder / ".hydra/overrides.yaml"
-    if not record.is_file():
+    made: Any = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    typed = made.get("typed", typed_in(folder))
+    if typed is None:
         return None
-    typed = [str(word) for word in yaml.safe_load(record.read_text(encoding="utf-8")) or []]
     told = [
         (_WAY_OF_FOLDERS if key in FOLDERS else _WAY).sub("", word)
         for word in typed
         if (key := word.partition("=")[0]) != "run_dir"
     ]
     return shlex.join(["t2l", verb, *told])
+
+
+def typed_in(folder: Path) -> list[str] | None:
+    """The overrides of the last command that was started in a folder, as Hydra notes them; None if it noted none.
+
+    It may have been refused: a run's own are in its `run.json`.
+    """
+    record = folder / ".hydra/overrides.yaml"
+    if not record.is_file():
+        return None
+    return [str(word) for word in yaml.safe_load(record.read_text(encoding="utf-8")) or []]
 
 
 def overrides_of(folder: Path) -> list[str] | None:

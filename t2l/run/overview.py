@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from t2l.files import FileProblemError, read_json
-from t2l.run.folder import LOCK
+from t2l.run.continuation import flat, is_free
+from t2l.run.folder import LOCK, typed_in
 
 RECORD, JOB, SWEEP = "run.json", "job.json", "sweep.json"
 INSIDE_RUNS = ("checkpoints", "adapters", "static", "cells", "wandb")
@@ -39,8 +41,10 @@ class RunState:
     """one of STATES"""
     reason: str = ""
     """why it failed, or is not to be trusted"""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """what was typed, by key"""
+    typed: Mapping[str, str] | None = None
+    """what the command that did the work set, by key; None if that is not recorded"""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """every setting by its dotted path; empty for a job that has not come to a run"""
     step: int | None = None
     steps: int | None = None
     metric: str = ""
@@ -51,7 +55,7 @@ class RunState:
     loss: float | None = None
     """the last training loss"""
     time_s: float | None = None
-    """at work, in all its starts"""
+    """at work in all its starts, as far as their lines are kept"""
     peak_memory: int | None = None
     """bytes"""
 
@@ -68,12 +72,18 @@ def find_runs(folder: Path) -> list[RunState]:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: give one of a run or a sweep, or one that holds some")
-    found = {path: read_run(path) for path in _run_folders(folder)}
-    for path, state in _never_began(folder):
-        found.setdefault(path, state)
-    if not found:
+    paths: set[Path] = set()
+    waiting: dict[Path, dict[str, str]] = {}
+    for path, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and f not in INSIDE_RUNS]
+        if RECORD in files or JOB in files:
+            paths.add(Path(path))
+        if SWEEP in files:
+            waiting |= _never_began(Path(path))
+    if not paths | waiting.keys():
         raise ValueError(f"{folder} holds no run: there is no {RECORD} and no {JOB} in it or below it")
-    return [found[path] for path in sorted(found, key=_natural)]
+    found = [read_run(path) for path in sorted(paths | waiting.keys(), key=_natural)]
+    return [replace(r, typed=waiting.get(r.folder)) if r.state == "not started" else r for r in found]
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -85,43 +95,39 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return parts
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
-    for path, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and f not in INSIDE_RUNS]
-        if RECORD in files or JOB in files:
-            yield Path(path)
-
-
-def _never_began(folder: Path) -> Iterator[tuple[Path, RunState]]:
-    """Jobs that the list of a sweep names."""
-    for path in (p / SWEEP for p in (folder, *folder.rglob("*/")) if (p / SWEEP).is_file()):
-        with suppress(FileProblemError, LookupError, TypeError, AttributeError):
-            for job in read_json(path)["jobs"]:
-                settings = _by_key(job["overrides"])
-                yield Path(job["folder"]), RunState(Path(job["folder"]), state="not started", settings=settings)
+def _never_began(sweep: Path) -> dict[Path, dict[str, str]]:
+    """Folders and words of the jobs that, as the list of a sweep has it, did not begin. It may have been moved since."""
+    with suppress(FileProblemError, LookupError, TypeError, AttributeError):
+        jobs = [job for job in read_json(sweep / SWEEP)["jobs"] if job["state"] == "not started"]
+        return {sweep / Path(job["folder"]).name: _by_key(job["overrides"]) for job in jobs}
+    return {}
 
 
 def read_run(folder: Path) -> RunState:
-    """One run's state."""
+    """The state of a run, of which there may be no file yet."""
     try:
         record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
         job = read_json(folder / JOB) if (folder / JOB).is_file() else {}
+        if not record and not job:
+            return RunState(folder, state="not started")
         return _told(folder, dict(record), dict(job))
-    except (FileProblemError, TypeError, AttributeError, LookupError) as error:
+    except (FileProblemError, yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError) as error:
         return RunState(folder, state="damaged", reason=" ".join(str(error).split()))
 
 
 def _told(folder: Path, record: dict[str, Any], job: dict[str, Any]) -> RunState:
     state, reason = _state(folder, record, job)
-    trainer = record.get("config", {}).get("trainer") or {}
-    lines = _lines(folder / "metrics.jsonl")
+    config = record.get("config") or {}
+    trainer = config.get("trainer") or {}
+    lines, timings = _lines(folder / "metrics.jsonl"), _lines(folder / "timings.jsonl")
     metric = trainer.get("select_by", "") if any(trainer.get("select_by") in line for line in lines) else ""
     step, score = _best(lines, metric)
-    timings = _lines(folder / "timings.jsonl")
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    words = record.get("typed") if record else typed_in(folder)  # of a run, later commands may have been refused
     return RunState(
-        folder, record.get("verb", ""), state, reason, _typed(folder, record), lines[-1]["step"] if lines else None,
-        trainer.get("steps"), metric, score, step, losses[-1] if losses else None, _time(timings),
+        folder, record.get("verb", ""), state, reason, None if words is None else _by_key(words),
+        flat(config) if config else {}, lines[-1]["step"] if lines else None, trainer.get("steps"), metric, score, step,
+        losses[-1] if losses else None, _time(timings),
         max((line["peak_memory"] for line in timings if line.get("peak_memory")), default=None),
     )  # fmt: skip
 
@@ -129,12 +135,18 @@ def _told(folder: Path, record: dict[str, Any], job: dict[str, Any]) -> RunState
 def _state(folder: Path, record: Mapping[str, Any], job: Mapping[str, Any]) -> tuple[str, str]:
     if _is_at_work(folder):
         return "running", ""
-    if job.get("state") == "failed":
+    finished = bool(record.get("finished")) or (not record and job.get("state") == "finished")
+    if job.get("state") == "failed" and not (finished and _is_newer(folder / RECORD, folder / JOB)):
         return "failed", str(job.get("reason") or "")
-    if record.get("finished") or (not record and job.get("state") == "finished"):
+    if finished:
         verdict = record.get("verdict", "sound")
         return "finished", "" if verdict == "sound" else f"{verdict}: {record.get('reason', '')}"
     return "stopped", ""
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    """Whether a run ended after it had failed as a job: it was started by itself, then."""
+    return path.stat().st_mtime_ns > other.stat().st_mtime_ns
 
 
 def _is_at_work(folder: Path) -> bool:
@@ -157,15 +169,6 @@ def _is_at_work(folder: Path) -> bool:
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:
     pairs = (str(o).lstrip("+~").partition("=") for o in overrides)
     return {key: value for key, _, value in pairs if key.split(".")[0] not in (*UNSAID, "hydra")}
-
-
-def _typed(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """The overrides that Hydra noted; of a run that was not started by it, those of the record."""
-    path = folder / ".hydra/overrides.yaml"
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        if isinstance(found := yaml.safe_load(path.read_text(encoding="utf-8")), list):
-            return _by_key(found)
-    return _by_key(record.get("overrides") or [])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -194,21 +197,55 @@ def _best(lines: Sequence[Mapping[str, Any]], metric: str) -> tuple[int | None, 
 
 
 def _time(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds at work: each start of a run counts from zero."""
-    times = [line["time_s"] for line in lines if "time_s" in line]
-    ends = [now for now, after in zip(times, [*times[1:], -math.inf], strict=False) if after < now]
-    return sum(ends) if times else None
+    """Seconds at work: each start of a run counts from zero, and says when it began."""
+    longest: dict[Any, float] = {}
+    for line in lines:
+        if "time_s" in line:
+            longest[line.get("began")] = max(longest.get(line.get("began"), 0.0), line["time_s"])
+    return sum(longest.values()) if longest else None
 
 
-def differing(runs: Sequence[RunState]) -> list[str]:
-    """Keys whose typed values are not the same in all runs, in the order in which they were typed; the seed last.
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side: what they differ in."""
 
-    Runs that cannot be read, or of which only a list of jobs knows, have no say.
-    """
-    told = [run for run in runs if run.state not in ("damaged", "not started")]
-    keys = dict.fromkeys(key for run in told for key in run.settings)
-    found = [key for key in keys if len({run.settings.get(key) for run in told}) > 1]
-    return sorted(found, key="seed".__eq__)
+    runs: Sequence[RunState]
+
+    @cached_property
+    def settings(self) -> dict[Path, dict[str, str]]:
+        """By the folder of each run, what is held against others: the words typed if all of them recorded these, else every
+        setting."""
+        is_typed = all(run.typed is not None for run in self.runs if run.config)
+        return {run.folder: dict(run.typed or {}) if is_typed or not run.config else _texts(run) for run in self.runs}
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys whose values are not the same in all runs, in the order in which they were typed; the seed last.
+
+        Runs that cannot be read or have not begun have no say.
+        """
+        told = [self.settings[run.folder] for run in self.runs if run.state not in ("damaged", "not started")]
+        found = [key for key in dict.fromkeys(k for s in told for k in s) if len({s.get(key) for s in told}) > 1]
+        return sorted(found, key="seed".__eq__)
+
+    def of(self, run: RunState) -> dict[str, str]:
+        """In what a run differs from others."""
+        return {key: self.settings[run.folder][key] for key in self.keys if self.settings[run.folder].get(key)}
+
+    @cached_property
+    def groups(self) -> list[SeedGroup]:
+        """Runs grouped by everything in which they differ but the seed."""
+        found: dict[tuple[tuple[str, str], ...], list[RunState]] = {}
+        for run in self.runs:
+            what = tuple((key, value) for key, value in self.of(run).items() if key != "seed")
+            found.setdefault(what, []).append(run)
+        return [
+            SeedGroup(dict(what), runs, len({self.of(r).get("seed") for r in runs})) for what, runs in found.items()
+        ]
+
+
+def _texts(run: RunState) -> dict[str, str]:
+    return {key: str(value) for key, value in run.config.items() if not is_free(key)}
 
 
 @dataclass(frozen=True)
@@ -218,11 +255,8 @@ class SeedGroup:
     settings: Mapping[str, str]
     """what tells the group from others"""
     runs: Sequence[RunState]
-
-    @property
-    def seeds(self) -> set[str]:
-        """As typed; empty for the default."""
-        return {run.settings.get("seed", "") for run in self.runs}
+    seeds: int
+    """how many different ones"""
 
     @property
     def scored(self) -> list[RunState]:
@@ -238,9 +272,9 @@ class SeedGroup:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the mean over seeds, by Student's t; None of fewer than two."""
+        """95 % interval of the mean over seeds, by Student's t; None of fewer than two, or if one was run twice."""
         scores = [run.score for run in self.scored if run.score is not None]
-        if len(scores) < 2:
+        if len(scores) < 2 or self.seeds < len(self.runs):
             return None
         from scipy.stats import t
 
@@ -248,12 +282,3 @@ class SeedGroup:
         deviation = math.sqrt(sum((s - mean) ** 2 for s in scores) / (len(scores) - 1))
         half = float(t.ppf(0.975, len(scores) - 1)) * deviation / math.sqrt(len(scores))
         return mean - half, mean + half
-
-
-def by_seed(runs: Sequence[RunState]) -> list[SeedGroup]:
-    """Runs grouped by everything in which they differ but the seed."""
-    keys = [key for key in differing(runs) if key != "seed"]
-    groups: dict[tuple[str, ...], list[RunState]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run.settings.get(key, "") for key in keys), []).append(run)
-    return [SeedGroup(dict(zip(keys, values, strict=True)), found) for values, found in groups.items()]

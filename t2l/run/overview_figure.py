@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from t2l.run.overview import RunState, by_seed, score_curve
+from t2l.run.overview import Comparison, score_curve
 
 DPI, LONGEST_LABEL, CURVES = 130, 40, 10
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
@@ -18,12 +18,12 @@ def label_of(settings: Sequence[tuple[str, str]]) -> str:
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 3]}..."
 
 
-def draw(runs: Sequence[RunState]) -> bytes:
+def draw(found: Comparison) -> bytes:
     """PNG: on the left the best score of each run, one line per setting, with the mean over seeds and its interval; on the
     right the score against the step."""
     from matplotlib.figure import Figure
 
-    groups = [g for g in by_seed(runs) if any(r.score is not None for r in g.runs)]
+    groups = [g for g in found.groups if any(r.score is not None for r in g.runs)]
     figure = Figure(figsize=(9, 0.32 * len(groups) + 2.2), layout="constrained")
     left, right = figure.subplots(1, 2, squeeze=False)[0]
     for y, group in enumerate(groups):
@@ -43,6 +43,7 @@ def draw(runs: Sequence[RunState]) -> bytes:
     left.set_ylim(len(groups) - 0.5, -0.5)
     metric = " or ".join(sorted({r.metric for g in groups for r in g.runs if r.metric})) or "score"
     left.set_xlabel(f"best {metric}; bars: 95 % over seeds; x: not finished", fontsize=7)
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.set_xlabel("step" if len(groups) <= CURVES else f"step (the first {CURVES} settings)", fontsize=7)
     right.set_ylabel(metric, fontsize=7)
     for axes in (left, right):

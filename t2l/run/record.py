@@ -17,7 +17,7 @@ from typing import Any
 from t2l.checks import one_of
 from t2l.files import check_own, read_json, write_json, write_text
 from t2l.run.continuation import Change, changes, changes_the_result, is_free
-from t2l.run.folder import overrides_of
+from t2l.run.folder import overrides_of, typed_in
 from t2l.run.memory import PeakMemory
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Run:
         self.folder = folder
         self._metrics, self._timings = folder / "metrics.jsonl", folder / "timings.jsonl"
         self._wandb: Any = None
-        self._start, self._memory = time.perf_counter(), PeakMemory()
+        self._began, self._start, self._memory = round(time.time(), 3), time.perf_counter(), PeakMemory()
         if not writes:
             return
         record = folder / "run.json"
@@ -140,8 +140,10 @@ class Run:
         else:
             check_own(folder, [self._metrics.name, self._timings.name])
             folder.mkdir(parents=True, exist_ok=True)
-            about = {} if (typed := overrides_of(folder)) is None else {"overrides": typed}
-            write_json(record, {"verb": verb, **about, "config": config, "environments": [environment()]})
+            about = {} if (own := overrides_of(folder)) is None else {"overrides": own}
+            write_json(
+                record, {"verb": verb, **about, **self._typed(), "config": config, "environments": [environment()]}
+            )
         self._wandb = self._start_wandb(logger, config)
 
     def _go_on(self, config: Mapping[str, Any], changed: Sequence[Change]) -> None:
@@ -152,8 +154,19 @@ class Run:
             log.info("%s goes on with %s", self.folder, change)
         kept = {k: v for k, v in found.items() if k not in ("environment", "finished", "stopped_early")}
         write_json(
-            path, {**kept, "config": config, "environments": worked, "changes": [*found.get("changes", []), *told]}
+            path,
+            {
+                **kept,
+                **self._typed(),
+                "config": config,
+                "environments": worked,
+                "changes": [*found.get("changes", []), *told],
+            },
         )
+
+    def _typed(self) -> dict[str, list[str]]:
+        """The words of the command that does the work, for a record of them that a refused command does not change."""
+        return {} if (typed := typed_in(self.folder)) is None else {"typed": typed}
 
     def _start_wandb(self, logger: LoggerConfig, config: Mapping[str, Any]) -> Any:
         if logger.wandb == "disabled":
@@ -168,8 +181,9 @@ class Run:
         with self._metrics.open("a") as stream:
             stream.write(json.dumps({"step": step, **metrics}) + "\n")
         with self._timings.open("a") as stream:
-            pace = {"time_s": round(time.perf_counter() - self._start, 3), "peak_memory": self._memory.read()}
-            stream.write(json.dumps({"step": step, **pace}) + "\n")
+            took, peak = round(time.perf_counter() - self._start, 3), self._memory.read()
+            line = {"step": step, "began": self._began, "time_s": took, "peak_memory": peak}
+            stream.write(json.dumps(line) + "\n")
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from t2l.checks import one_of
 from t2l.files import check_own, write_own
 from t2l.run.console import print_table, print_wrapped
-from t2l.run.overview import STATES, RunState, SeedGroup, by_seed, differing, find_runs
+from t2l.run.overview import STATES, Comparison, RunState, SeedGroup, find_runs, read_run
 from t2l.run.progress import duration
 from t2l.verbs import Verb
 
@@ -23,7 +24,6 @@ SUMMARY = ("runs.md", "runs.csv", "runs.png")
 """what a sweep leaves in its folder"""
 FORMS = ("table", "markdown", "csv", "json")
 SORTS = ("score", "loss", "time", "memory", "step", "folder")
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,18 +48,18 @@ class Overview:
     root: Path
     runs: Sequence[RunState]
 
-    @property
-    def keys(self) -> list[str]:
-        """The settings in which they differ."""
-        return differing(self.runs)
+    @cached_property
+    def compared(self) -> Comparison:
+        """What they differ in."""
+        return Comparison(self.runs)
 
-    @property
+    @cached_property
     def groups(self) -> list[SeedGroup]:
         """By everything but the seed, the best mean first; none if no two runs differ in the seed alone."""
-        found = by_seed(self.runs)
-        if not any(len(g.seeds) > 1 for g in found):
+        found = self.compared.groups
+        if not any(g.seeds > 1 for g in found):
             return []
-        return sorted(found, key=lambda g: (g.mean is None, g.runs[0].rank(g.mean)))
+        return sorted(found, key=lambda g: (g.mean is None, g.scored[0].rank(g.mean) if g.scored else 0.0))
 
     @property
     def best(self) -> RunState | None:
@@ -73,9 +73,12 @@ class Overview:
         """A run's folder as seen from where it was looked for."""
         return str(run.folder.relative_to(self.root)) if run.folder.is_relative_to(self.root) else str(run.folder)
 
+    def sorted(self, sort: str) -> Overview:
+        """In another order. Raises ValueError for what runs cannot be sorted by."""
+        return Overview(self.root, sorted(self.runs, key=_order(sort, self.compared)))
 
-def _order(sort: str, keys: Sequence[str]) -> Callable[[RunState], Any]:
-    """Raises ValueError for what runs cannot be sorted by."""
+
+def _order(sort: str, compared: Comparison) -> Callable[[RunState], Any]:
     values: dict[str, Callable[[RunState], float | None]] = {
         "score": lambda r: None if r.score is None else r.rank(),
         "loss": lambda r: r.loss,
@@ -84,12 +87,12 @@ def _order(sort: str, keys: Sequence[str]) -> Callable[[RunState], Any]:
         "step": lambda r: None if r.step is None else -r.step,
     }
     if sort in values:
-        return lambda run: (run.metric, (value := values[sort](run)) is None, value or 0.0)
-    if sort in keys:
-        return lambda run: _as_number(run.settings.get(sort, ""))
+        return lambda run: ((value := values[sort](run)) is None, run.metric, value or 0.0)
+    if sort in compared.keys:
+        return lambda run: _as_number(compared.of(run).get(sort, ""))
     if sort == "folder":
         return lambda run: 0
-    raise ValueError(f"sort={sort}: choose from {', '.join((*SORTS, *keys))}")
+    raise ValueError(f"sort={sort}: choose from {', '.join((*SORTS, *compared.keys))}")
 
 
 def _as_number(text: str) -> tuple[int, float, str]:
@@ -105,9 +108,8 @@ def overview(folders: Sequence[str | Path], sort: str = "score") -> Overview:
     Raises ValueError for a folder that is not there or holds no run, or a way to sort that there is not.
     """
     roots = [Path(folder) for folder in folders]
-    found = list({run.folder: run for root in roots for run in find_runs(root)}.values())
-    order = _order(sort, differing(found))
-    return Overview(roots[0] if len(roots) == 1 else Path(), sorted(found, key=order))
+    found = {run.folder: run for root in roots for run in find_runs(root)}
+    return Overview(roots[0] if len(roots) == 1 else Path(), list(found.values())).sorted(sort)
 
 
 def _number(value: float | None) -> str:
@@ -126,7 +128,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 def _differences(settings: Mapping[str, str], keys: Sequence[str]) -> str:
     names = short_keys(keys)
-    return ", ".join(f"{names[key]}={settings[key]}" for key in keys if settings.get(key)) or "(defaults)"
+    return ", ".join(f"{names[key]}={value}" for key, value in settings.items()) or "(defaults)"
 
 
 def _filled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
@@ -135,28 +137,37 @@ def _filled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def _run_rows(found: Overview) -> tuple[list[str], list[list[str]]]:
-    keys, runs = found.keys, found.runs
-    several = len({run.verb for run in runs if run.verb}) > 1
-    metrics = {run.metric for run in runs if run.metric}
+def _result_rows(found: Overview) -> tuple[list[str], list[list[str]]]:
+    """What each run has come to; runs by number, since their names are long."""
+    metrics = {run.metric for run in found.runs if run.metric}
     score = metrics.pop() if len(metrics) == 1 else "score"
     rows = [
         [
-            found.name(run), run.verb if several else "", run.state,
-            "" if run.step is None else f"{run.step}/{run.steps}" if run.steps else str(run.step),
+            str(number), run.state, "" if run.step is None else f"{run.step}/{run.steps}" if run.steps else str(run.step),
             "" if run.score is None else f"{_number(run.score)} at {run.score_step}", _number(run.loss),
             "" if run.time_s is None else duration(run.time_s), _memory(run.peak_memory),
-            _differences(run.settings, keys) if keys else "",
         ]
-        for run in runs
+        for number, run in enumerate(found.runs, 1)
     ]  # fmt: skip
-    return _filled(["run", "verb", "state", "step", score, "loss", "time", "GiB", "differs in"], rows)
+    return _filled(["#", "state", "step", score, "loss", "time", "GiB"], rows)
+
+
+def _name_rows(found: Overview) -> tuple[list[str], list[list[str]]]:
+    several, keys = len({run.verb for run in found.runs if run.verb}) > 1, found.compared.keys
+    rows = [
+        [
+            str(number), found.name(run), run.verb if several else "",
+            _differences(found.compared.of(run), keys) if keys else "",
+        ]
+        for number, run in enumerate(found.runs, 1)
+    ]  # fmt: skip
+    return _filled(["#", "run", "verb", "differs in"], rows)
 
 
 def _group_rows(found: Overview) -> tuple[list[str], list[list[str]]]:
-    rows = []
+    rows, keys = [], [key for key in found.compared.keys if key != "seed"]
     for group in found.groups:
-        interval, keys = group.interval, list(group.settings)
+        interval = group.interval
         peaks = [run.peak_memory for run in group.runs if run.peak_memory is not None]
         rows.append(
             [
@@ -166,6 +177,11 @@ def _group_rows(found: Overview) -> tuple[list[str], list[list[str]]]:
             ]
         )  # fmt: skip
     return _filled(["differs in", "seeds", "mean", "95 % interval", "GiB"], rows)
+
+
+def _tables(found: Overview) -> dict[str, tuple[list[str], list[list[str]]]]:
+    over_seeds = {"over seeds": _group_rows(found)} if found.groups else {}
+    return {**over_seeds, "runs": _result_rows(found), "": _name_rows(found)}
 
 
 def _said(found: Overview) -> list[str]:
@@ -181,33 +197,30 @@ def _said(found: Overview) -> list[str]:
 
 def print_overview(found: Overview) -> None:
     """Prints the tables for a terminal."""
-    if found.groups:
-        print_table(*_group_rows(found), "over seeds")
-    header, rows = _run_rows(found)
-    apart = header[-1] == "differs in"  # what is long goes into a table of its own
-    print_table(header[: len(header) - apart], [row[: len(row) - apart] for row in rows], "runs")
-    if apart:
-        print_table([header[0], header[-1]], [[row[0], row[-1]] for row in rows])
+    for title, (header, rows) in _tables(found).items():
+        print_table(header, rows, title or None)
     for line in _said(found):
         print_wrapped(line)
 
 
 def _markdown(found: Overview) -> str:
-    parts = []
-    for header, rows in ([_group_rows(found)] if found.groups else []) + [_run_rows(found)]:
-        lines = [header, ["---"] * len(header), *rows]
-        parts.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines))
-    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in _said(found))]) + "\n"
+    from t2l.evaluation.report.report import markdown_table
+
+    tables = [
+        markdown_table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
+        for header, rows in _tables(found).values()
+    ]
+    return "\n\n".join([*tables, "\n".join(f"- {line}" for line in _said(found))]) + "\n"
 
 
-def _record(run: RunState, keys: Sequence[str]) -> dict[str, Any]:
-    kept = {k: v for k, v in asdict(run).items() if k not in ("folder", "settings")}
-    return {"folder": str(run.folder), **{key: run.settings.get(key) for key in keys}, **kept}
+def _record(run: RunState) -> dict[str, Any]:
+    kept = {k: v for k, v in asdict(run).items() if k not in ("folder", "typed", "config")}
+    return {"folder": str(run.folder), **kept}
 
 
 def _csv(found: Overview) -> str:
-    keys, stream = found.keys, io.StringIO()
-    records = [_record(run, keys) for run in found.runs]
+    keys, stream = found.compared.keys, io.StringIO()
+    records = [{**dict.fromkeys(keys), **found.compared.of(run), **_record(run)} for run in found.runs]
     writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
@@ -215,12 +228,14 @@ def _csv(found: Overview) -> str:
 
 
 def _json(found: Overview) -> str:
-    runs = [{**_record(run, ()), "settings": dict(run.settings)} for run in found.runs]
+    runs = [{**_record(run), "differs_in": found.compared.of(run)} for run in found.runs]
+    for run in runs:  # JSON knows no NaN
+        run |= {key: None for key, value in run.items() if isinstance(value, float) and not math.isfinite(value)}
     groups = [
-        {"settings": dict(g.settings), "runs": [str(r.folder) for r in g.runs], "mean": g.mean, "ci95": g.interval}
+        {"differs_in": dict(g.settings), "runs": [str(r.folder) for r in g.runs], "mean": g.mean, "ci95": g.interval}
         for g in found.groups
     ]
-    return json.dumps({"runs": runs, "over_seeds": groups}, indent=2) + "\n"
+    return json.dumps({"runs": runs, "over_seeds": groups}, indent=2, allow_nan=False) + "\n"
 
 
 def write_summary(sweep: Path, folders: Sequence[Path]) -> Overview | None:
@@ -231,9 +246,7 @@ def write_summary(sweep: Path, folders: Sequence[Path]) -> Overview | None:
 
     Raises FileProblemError if files of these names are another program's.
     """
-    runs = {run.folder: run for run in find_runs(sweep)} if sweep.is_dir() else {}
-    known = [runs[folder] for folder in folders if folder in runs]
-    found = Overview(sweep, sorted(known, key=_order("score", ())))
+    found = Overview(sweep, [read_run(folder) for folder in folders]).sorted("score")
     if not any(run.step is not None for run in found.runs):
         return None
     check_own(sweep, SUMMARY)
@@ -241,7 +254,7 @@ def write_summary(sweep: Path, folders: Sequence[Path]) -> Overview | None:
     write_own(sweep / "runs.csv", _csv(found))
     from t2l.run.overview_figure import draw
 
-    write_own(sweep / "runs.png", draw(found.runs))
+    write_own(sweep / "runs.png", draw(found.compared))
     return found
 
 

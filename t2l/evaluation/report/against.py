@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from t2l.evaluation.board import paired_difference
+from t2l.evaluation.board import Cell, paired_difference
 from t2l.evaluation.contenders.generated import CONTROLS
 from t2l.evaluation.report.findings import Findings
 
@@ -27,10 +27,15 @@ def differences(found: Findings) -> list[dict[str, Any]]:
                 one, two = table.get((ours, split)), table.get((other, split))
                 if one is None or two is None or not _can_be_paired(len(one.runs), len(two.runs)):
                     continue
-                e = paired_difference(one, two, found.samples, found.seed)
                 about = {"contender": ours, "other": other, "split": split}
-                rows.append({**about, **e.row("difference"), "distinguishable": e.is_distinguishable})
+                rows.append({**about, **paired_row(one, two, found.samples, found.seed)})
     return rows
+
+
+def paired_row(one: Cell, other: Cell, samples: int, seed: int) -> dict[str, Any]:
+    """What a row of a report says of one contender minus another on the same examples."""
+    e = paired_difference(one, other, samples, seed)
+    return {**e.row("difference"), "distinguishable": e.is_distinguishable}
 
 
 def _can_be_paired(one: int, other: int) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.evaluation.board import Cell, paired_difference
+from t2l.evaluation.board import Cell
 from t2l.evaluation.conditions import conditions_text
 from t2l.evaluation.contenders.base import Base
 from t2l.evaluation.contenders.generated import CONTROLS
 from t2l.evaluation.contenders.interface import kinds
 from t2l.evaluation.contenders.oracle import Oracle
-from t2l.evaluation.report.against import differences
+from t2l.evaluation.report.against import differences, paired_row
 from t2l.evaluation.report.content import by_content, content_rows, has_core
 from t2l.evaluation.report.figures import draw_figures
 from t2l.evaluation.report.findings import Findings, closest_controls
@@ -40,9 +40,8 @@ def control_differences(cells: Sequence[Cell], samples: int, seed: int) -> list[
         for control in CONTROLS:
             other = table.get((f"{contender}_{control}", split))
             if other is not None:
-                e = paired_difference(cell, other, samples, seed)
                 about = {"contender": contender, "control": control, "split": split}
-                rows.append({**about, **e.row("difference"), "distinguishable": e.is_distinguishable})
+                rows.append({**about, **paired_row(cell, other, samples, seed)})
     return rows
 
 
