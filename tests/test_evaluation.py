@@ -113,6 +113,17 @@ def test_paired_difference_and_verdict() -> None:
         paired_difference(matched, _cell("x", [[1, 1]]), 200, 0)
 
 
+def test_a_difference_is_the_mirror_image_of_its_reverse() -> None:
+    """Of two generated adapters a report shows both: they must not disagree about zero."""
+    one, other = (
+        _cell("a", [[1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 1, 1]]),
+        _cell("b", [[0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0]]),
+    )
+    there, back = paired_difference(one, other, 100, 0), paired_difference(other, one, 100, 0)
+    assert (there.mean, there.low, there.high) == (-back.mean, -back.high, -back.low)
+    assert there.low < there.mean < there.high
+
+
 def test_the_report_pairs_generated_adapters_with_every_other_contender() -> None:
     """With the base that reads the description, above all; not with controls, nor where seeds cannot be paired."""
     ours, shuffled = _cell("generated_sft", [[1, 1, 1, 0]] * 8), _cell("generated_sft_shuffled", [[0, 0, 0, 0]] * 8)

@@ -56,6 +56,21 @@ def test_tensors_come_back_with_their_checksum(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt", "more": "metadata", CHECKSUM: tensors_checksum(TENSORS)}
 
 
+def test_the_payload_is_that_which_the_library_writes(tmp_path: Path) -> None:
+    """Also of views, of parameters, and of tensors that share memory, which the library alone refuses."""
+    whole = torch.arange(24.0).view(2, 3, 4)
+    views = {"column": whole[:, 1], "turned": whole.transpose(0, 2), "parameter": torch.nn.Parameter(whole[0])}
+    views |= {"expanded": torch.ones(1, 3).expand(4, 3), "shared": whole}
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    write_tensors(ours, TENSORS | views)
+    save_file(
+        {k: t.detach().clone(memory_format=torch.contiguous_format) for k, t in (TENSORS | views).items()}, theirs
+    )
+    contents = [path.read_bytes()[payload(path).start :] for path in (ours, theirs)]
+    assert contents[0] == contents[1]
+    assert all(torch.equal(t.float(), load_file(ours)[k].float()) for k, t in views.items())
+
+
 def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
     """safetensors alone writes its metadata in an order that changes from one file to the next."""
     for i in range(12):

@@ -286,10 +286,12 @@ class Board:
 
 
 def paired_difference(one: Cell, other: Cell, samples: int, seed: int) -> Estimate:
-    """Mean of `one` minus `other` on the same examples, with its bootstrap interval.
+    """Mean of `one` minus `other` on the same examples, with its bootstrap interval: the mirror image of `other` minus `one`.
 
     Raises ValueError if they did not answer the same examples.
     """
     if one.tasks != other.tasks:
         raise ValueError(f"{one.contender} and {other.contender} did not answer the same examples")
+    if other.contender < one.contender:  # by the same draws, whichever is asked for
+        return -paired_difference(other, one, samples, seed)
     return estimate(one.scores - other.scores, samples, seed, f"{one.contender}-{other.contender}:{one.split}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,10 @@ class Estimate:
     def is_distinguishable(self) -> bool:
         """Whether the interval leaves zero out (of use if this is a difference)."""
         return not self.low <= 0 <= self.high
+
+    def __neg__(self) -> Estimate:
+        """Of a difference, the same one the other way round."""
+        return replace(self, mean=-self.mean, low=-self.high, high=-self.low)
 
     def row(self, name: str) -> dict[str, Any]:
         """What a row of a report holds of it; `name` says what the mean is called there."""
