@@ -358,10 +358,10 @@ def test_it_stands_beside_lora_on_one_board(trained: Path, root: Path, tmp_path:
     )  # fmt: skip
     report = json.loads((tmp_path / "board/report.json").read_text())
     costs = {row["contender"]: row for row in report["costs"]}
-    specs = {
-        name: load_record(find_checkpoint(run)).spec
-        for name, run in {"generated_sft": trained / "sft", "generated_sft_2": root / "sft"}.items()
-    }
+    names = [name for name in costs if name.startswith("generated_sft[") and name.endswith("]")]
+    assert [name.removeprefix("generated_sft[").split(",")[0] for name in names] == ["ia3", "lora"]
+    runs = (trained / "sft", root / "sft")
+    specs = {name: load_record(find_checkpoint(run)).spec for name, run in zip(names, runs, strict=True)}
     for name, spec in specs.items():
         for control in ("", "_shuffled", "_shuffled_nearest", "_random_text", "_static"):
             assert costs[name + control]["adapter_bytes"] == 4 * spec.parameters_per_adapter

@@ -77,9 +77,9 @@ def read_words(arguments: Sequence[str], config: type, groups: Sequence[str], pl
             if name in ("-cd", "--config-dir"):
                 found.config_folder = value if given else found.options[-1]
         elif word.startswith("--"):
-            found.overrides.append(_override(word, rest, kinds, keys))
+            found.overrides.append(_listed(_override(word, rest, kinds, keys), kinds))
         elif not places or _is_override(word, keys):
-            found.overrides.append(_renamed(word, keys))
+            found.overrides.append(_listed(_renamed(word, keys), kinds))
         else:
             found.positional.append(word)
     if found.positional and not places:
@@ -124,3 +124,10 @@ def _is_override(word: str, keys: set[str]) -> bool:
 def _renamed(word: str, keys: set[str]) -> str:
     found = re.match(r"([+~]*)(\w+)(?==)", word)
     return f"{found[1]}{_key_of(found[2], keys)}{word[found.end() :]}" if found else word
+
+
+def _listed(word: str, kinds: dict[str, Any]) -> str:
+    """`contenders=base` as a list of one; values with a comma may be a sweep's, and stay as they are."""
+    key, given, value = word.partition("=")
+    is_one = bool(value) and value != "null" and not re.search(r"^\[|,|^\w+\(", value)
+    return f"{key}=[{value}]" if given and is_one and kinds.get(key) in (list[str], list[str] | None) else word

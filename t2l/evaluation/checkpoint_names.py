@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import CheckpointRecord
-from t2l.run.continuation import MEMORY_AND_PACE, WHERE, without
+from t2l.lora.source import digest_of
+from t2l.run.continuation import MEMORY_AND_PACE, WHERE, flat, without
 
 NOT_THE_RECIPE = (
     *WHERE, *MEMORY_AND_PACE, "seed", "library", "init_from", "base_model.path", "base_model.gguf_file", "encoder.path",
 )  # fmt: skip
 """settings of a run in which seeds of one recipe may differ; what was loaded is told by fingerprint and identity, wherever
 it was"""
+CHOICES = ("architecture", "kind", "name")
+"""what the setting is called by which a component is chosen: its value says enough"""
+LONGEST = 24
+"""characters of a value in a name; a longer one is told by its hash"""
 
 
 def _settings_of(checkpoint: Path) -> Mapping[str, Any] | None:
@@ -53,20 +60,113 @@ def recipe_of(record: CheckpointRecord, checkpoint: Path) -> dict[str, Any]:
 
 
 def recipe_names(checkpoints: Sequence[tuple[CheckpointRecord, Path]]) -> list[str]:
-    """A name for each checkpoint (its record, its folder): the objective, the same for seeds of one recipe.
+    """A name for each checkpoint (its record, its folder), the same for seeds of one recipe.
 
-    Another recipe of the same objective, or the same seed again, gets a number.
+    It is the objective; of several recipes of one objective, with what they differ in: `sft[m]` beside
+    `sft[residual, lr=0.003]`. A seed that comes again makes a contender of its own, with the name of its run.
     """
-    taken: dict[str, tuple[dict[str, Any], set[int]]] = {}
-    names = []
+    entries: list[_Entry] = []
+    found = []
     for record, folder in checkpoints:
-        recipe, seed, number = recipe_of(record, folder), int(record.trained_on.get("seed", 0)), 1
-        while True:
-            name = record.objective if number == 1 else f"{record.objective}_{number}"
-            known, seeds = taken.setdefault(name, (recipe, set()))
-            if known == recipe and seed not in seeds:
-                break
-            number += 1
-        seeds.add(seed)
-        names.append(name)
-    return names
+        recipe, seed = recipe_of(record, folder), int(record.trained_on.get("seed", 0))
+        entry = next((e for e in entries if e.recipe == recipe and seed not in e.seeds), None)
+        if entry is None:
+            entries.append(entry := _Entry(record.objective, recipe, folder))
+        entry.seeds.add(seed)
+        found.append(entry)
+    by_objective: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        by_objective.setdefault(entry.objective, []).append(entry)
+    names = {}
+    for objective, alike in by_objective.items():
+        for entry, label in zip(alike, _labels(alike), strict=True):
+            names[id(entry)] = f"{objective}[{label}]" if label else objective
+    return [names[id(entry)] for entry in found]
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A recipe on the board, and the seeds of it."""
+
+    objective: str
+    recipe: dict[str, Any]
+    folder: Path
+    seeds: set[int] = field(default_factory=set)
+
+    @property
+    def run(self) -> str:
+        """Name of the run that the checkpoint is of, or of the folder that it is alone in."""
+        return (self.folder.parent.parent if self.folder.parent.name == "checkpoints" else self.folder).name
+
+    def settings(self) -> dict[str, str]:
+        """Of its run, as text by dotted path."""
+        origin = self.recipe["trained_on"].get("init_from")
+        told = {**(self.recipe["settings"] or {}), **({"init_from": origin["objective"]} if origin else {})}
+        return {key: _short(value) for key, value in told.items()}
+
+    def record(self) -> dict[str, str]:
+        """What its record says, as text by dotted path."""
+        told = flat({k: v for k, v in self.recipe.items() if k not in ("settings", "objective")})
+        return {key: _short(value) for key, value in told.items()}
+
+
+def _labels(entries: Sequence[_Entry]) -> list[str]:
+    """What tells each of these recipes from the others; nothing if there is one."""
+    if len(entries) == 1:
+        return [""]
+    have_settings = all(e.recipe["settings"] is not None for e in entries)
+    labels = _differences([e.settings() for e in entries]) if have_settings else [""] * len(entries)
+    if len(set(labels)) < len(entries):
+        rest = _fewest([e.record() for e in entries], labels)
+        labels = [", ".join(filter(None, pair)) for pair in zip(labels, rest, strict=True)]
+    for _, alike in groupby(sorted(range(len(labels)), key=labels.__getitem__), key=labels.__getitem__):
+        for number, i in enumerate(indices := list(alike)):
+            if len(indices) > 1:
+                runs = [entries[j].run for j in indices]
+                what = entries[i].run if runs.count(entries[i].run) == 1 else f"{entries[i].run} {number + 1}"
+                labels[i] = ", ".join(filter(None, (labels[i], what)))
+    return labels
+
+
+def _differences(told: Sequence[Mapping[str, str]]) -> list[str]:
+    """Every setting whose values differ. Of what is chosen by name (an architecture), the name; its own settings only where
+    others of that name have others."""
+    found = [k for k in dict.fromkeys(k for t in told for k in t) if len({t.get(k) for t in told}) > 1]
+    groups = list(dict.fromkeys(key.split(".")[0] for key in found))
+    keys = sorted(found, key=lambda key: groups.index(key.split(".")[0]))
+    choices = [k for k in keys if k.rpartition(".")[2] in CHOICES]
+    labels = []
+    for own in told:
+        shown = []
+        for key in keys:
+            choice = next((c for c in choices if key.startswith(c.rpartition(".")[0] + ".")), None)
+            rivals = told if choice in (None, key) else [t for t in told if t.get(choice) == own.get(choice)]
+            if key in own and len({t.get(key) for t in rivals}) > 1:
+                shown.append(own[key] if choice == key else f"{_name(key, keys)}={own[key]}")
+        labels.append(", ".join(shown))
+    return labels
+
+
+def _fewest(told: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[str]:
+    """For recipes of which some have one label: settings that tell them apart, no more than it takes."""
+    keys = list(dict.fromkeys(k for t in told for k in t))
+    parts: list[dict[str, str]] = [{} for _ in told]
+    for key in keys:
+        before = {(label, *p.values()) for label, p in zip(labels, parts, strict=True)}
+        more = [p | ({key: t[key]} if key in t else {}) for p, t in zip(parts, told, strict=True)]
+        if len({(label, *p.values()) for label, p in zip(labels, more, strict=True)}) > len(before):
+            parts = more
+    used = [k for k in keys if any(k in p for p in parts)]
+    return [", ".join(f"{_name(key, used)}={value}" for key, value in p.items()) for p in parts]
+
+
+def _name(key: str, keys: Sequence[str]) -> str:
+    """The end of a dotted path, as much of it as no other of these paths ends in."""
+    parts = key.split(".")
+    ends = (".".join(parts[-n:]) for n in range(1, len(parts)))
+    return next((end for end in ends if not any(k != key and k.endswith(f".{end}") for k in keys)), key)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST else f"#{digest_of(value)[:6]}"

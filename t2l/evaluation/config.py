@@ -44,8 +44,9 @@ class EvaluateConfig:
     library: str | None = None
     """folder of `t2l train_library`, for contenders made of its adapters"""
     checkpoints: list[str] = field(default_factory=list)
-    """run or checkpoint folders of `t2l train`, or RUN:best and RUN:last (`checkpoint.find_checkpoint`); each is a contender
-    named by its objective, with its controls, and those that differ in nothing but their seed are one"""
+    """run or checkpoint folders of `t2l train`, RUN:best and RUN:last, a folder of runs (a sweep) or a pattern like runs/m*;
+    each is a contender named by its objective and by what it differs in from others, with its controls, and those that
+    differ in nothing but their seed are one"""
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
     contenders: list[str] = field(default_factory=lambda: list(kinds()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from t2l.evaluation.board import view_split
+from t2l.evaluation.checkpoint_folders import scored_folders
 from t2l.evaluation.conditions import Conditions, ScoredPromptConfig, conditions_for, trained_in
 from t2l.evaluation.config import EvaluateConfig
 from t2l.evaluation.contenders.interface import SplitView, kinds
@@ -18,7 +19,7 @@ class Scope:
     """What an evaluation scores."""
 
     config: EvaluateConfig
-    """with the conditions of training restored"""
+    """with the conditions of training restored, and each checkpoint of a folder of runs"""
     conditions: Conditions
     suite: TaskSuite
     views: list[SplitView]
@@ -34,6 +35,7 @@ class Scope:
         Raises ValueError for a split that is not there or decided which checkpoint is scored, for things that were trained
         under different conditions, for a metric that may not run code, and if training tasks are needed and there are none.
         """
+        config = replace(config, checkpoints=scored_folders(config.checkpoints))
         suite = suites.build(config.suite)
         trained_by = trained_in(config.checkpoints, config.library, config.method_libraries)
         conditions = conditions_for(config.conditions, config.base_model, config.prompt.definition, trained_by)

@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -93,10 +94,13 @@ class CellStore:
     def read(self, contender: str, split: str, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
         """The record of a finished cell; None if it is not there.
 
+        It may have been finished under another name: what a checkpoint is called depends on the others of its board.
+
         Raises FileProblemError if it is damaged.
         """
-        path = self._path(contender, split, recipe, "json")
-        if not path.is_file():
+        own = self._path(contender, split, recipe, "json")
+        path = next((p for p in (own, *sorted(self.folder.glob(f"*/{escape(own.name)}"))) if p.is_file()), None)
+        if path is None:
             return None
         found = read_json(path)
         if found["recipe"] != json.loads(json.dumps(recipe)):
