@@ -12,6 +12,7 @@ from t2l.encoder import EncoderConfig
 from t2l.evaluation.checkpoint_names import recipe_names
 from t2l.hypernetwork import ResidualConfig, TextToLoraConfig
 from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.hypernetwork.selection import Selection
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
 from t2l.objectives import SftConfig
 from t2l.run.record import LoggerConfig, Run
@@ -115,3 +116,22 @@ def test_settings_of_one_last_word_are_told_apart_and_long_values_are_hashed(tmp
         "sft[base_model.dtype=bfloat16, encoder.dtype=float32, layers=#]",
     ]
     assert one[-7:] != two[-7:]
+
+
+def test_a_fixed_step_is_one_recipe_however_others_were_chosen(tmp_path: Path) -> None:
+    """Seeds of which one was validated by loss and one by score, and whose last step is by chance the best of one."""
+
+    def made(seed: int, step: int, best: int, by: str) -> tuple[CheckpointRecord, Path]:
+        trainer = TrainerConfig(validate_every=5, select_by=by, validate_score=by == "validation/score")
+        record, folder = _checkpoint(tmp_path / f"{seed}{by[-4:]}", seed, trainer=trainer)
+        return replace(record, step=step, selection=Selection(by, {}, best, 1.0)), folder
+
+    score, loss = "validation/score", "validation/loss"
+    assert recipe_names([made(0, 20, 15, score), made(1, 20, 10, loss), made(2, 20, 20, score)]) == ["sft"] * 3
+    best = [made(0, 15, 15, score), made(1, 20, 20, score)]
+    assert recipe_names(best) == ["sft", "sft"]
+    assert recipe_names([*best, made(2, 20, 10, score)]) == ["sft[step=best]", "sft[step=best]", "sft[step=20]"]
+    assert recipe_names([best[0], made(1, 10, 10, loss)]) == [
+        "sft[validate_score=True, select_by=validation/score]",
+        "sft[validate_score=False, select_by=validation/loss]",
+    ]

@@ -18,6 +18,11 @@ NOT_THE_RECIPE = (
 )  # fmt: skip
 """settings of a run in which seeds of one recipe may differ; what was loaded is told by fingerprint and identity, wherever
 it was"""
+SELECTING = tuple(
+    f"trainer.{key}"
+    for key in ("validate_every", "validate_score", "validation_tasks", "validation_rows", "select_by", "patience")
+)
+"""settings that decide which step is kept, and leave the weights of every step as they are"""
 CHOICES = ("architecture", "kind", "name")
 """what the setting is called by which a component is chosen: its value says enough"""
 LONGEST = 24
@@ -59,6 +64,16 @@ def recipe_of(record: CheckpointRecord, checkpoint: Path) -> dict[str, Any]:
     return {**kept, "trained_on": _without_seed(record.trained_on), "settings": _settings_of(checkpoint)}
 
 
+def _readings(record: CheckpointRecord, checkpoint: Path) -> list[dict[str, Any]]:
+    """The recipes that a checkpoint may be a seed of: the best by validation, if it is that, or so many steps of training,
+    whatever would have been chosen."""
+    own = recipe_of(record, checkpoint)
+    settings = own["settings"]
+    fixed = {**own, "step": record.step, "selection": None}
+    fixed["settings"] = None if settings is None else {k: v for k, v in settings.items() if k not in SELECTING}
+    return [own, fixed] if own["step"] == "best" else [fixed]
+
+
 def recipe_names(checkpoints: Sequence[tuple[CheckpointRecord, Path]]) -> list[str]:
     """A name for each checkpoint (its record, its folder), the same for seeds of one recipe.
 
@@ -68,10 +83,11 @@ def recipe_names(checkpoints: Sequence[tuple[CheckpointRecord, Path]]) -> list[s
     entries: list[_Entry] = []
     found = []
     for record, folder in checkpoints:
-        recipe, seed = recipe_of(record, folder), int(record.trained_on.get("seed", 0))
-        entry = next((e for e in entries if e.recipe == recipe and seed not in e.seeds), None)
+        readings, seed = _readings(record, folder), int(record.trained_on.get("seed", 0))
+        entry = next((e for e in entries if seed not in e.seeds and any(r in readings for r in e.readings)), None)
         if entry is None:
-            entries.append(entry := _Entry(record.objective, recipe, folder))
+            entries.append(entry := _Entry(record.objective, folder, readings))
+        entry.readings = [r for r in entry.readings if r in readings]
         entry.seeds.add(seed)
         found.append(entry)
     by_objective: dict[str, list[_Entry]] = {}
@@ -89,13 +105,19 @@ class _Entry:
     """A recipe on the board, and the seeds of it."""
 
     objective: str
-    recipe: dict[str, Any]
     folder: Path
+    readings: list[dict[str, Any]]
+    """the recipes that all its seeds can be of"""
     seeds: set[int] = field(default_factory=set)
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """What it is told from others by."""
+        return self.readings[0]
+
+    @property
     def run(self) -> str:
-        """Name of the run that the checkpoint is of, or of the folder that it is alone in."""
+        """Name of the run that the first checkpoint is of, or of the folder that it is alone in."""
         return (self.folder.parent.parent if self.folder.parent.name == "checkpoints" else self.folder).name
 
     def settings(self) -> dict[str, str]:
@@ -115,7 +137,9 @@ def _labels(entries: Sequence[_Entry]) -> list[str]:
     if len(entries) == 1:
         return [""]
     have_settings = all(e.recipe["settings"] is not None for e in entries)
-    labels = _differences([e.settings() for e in entries]) if have_settings else [""] * len(entries)
+    hidden = () if all(e.recipe["step"] == "best" for e in entries) else SELECTING
+    told = [{k: v for k, v in e.settings().items() if k not in hidden} for e in entries]
+    labels = _differences(told) if have_settings else [""] * len(entries)
     if len(set(labels)) < len(entries):
         rest = _fewest([e.record() for e in entries], labels)
         labels = [", ".join(filter(None, pair)) for pair in zip(labels, rest, strict=True)]
