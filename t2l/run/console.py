@@ -28,15 +28,16 @@ WIDTH = 80
 
 
 def broken_name(name: str, width: int) -> list[str]:
-    """A name in lines of at most `width` characters, broken after an underscore if it has one."""
+    """A name in lines of at most `width` characters, broken at a space or before a bracket, else after an underscore."""
     lines = [""]
-    for word in name.replace("_", "_ ").split():
-        if lines[-1] and len(lines[-1]) + len(word) > width:
-            lines.append(" ")
-        lines[-1] += word
-        while len(lines[-1]) > width:
-            lines[-1:] = [lines[-1][:width], f" {lines[-1][width:]}"]
-    return lines
+    for part in re.findall(r"\[?[^\[ ]+ ?", name):
+        for word in [part] if len(part.rstrip()) < width else re.findall(r"[^_]*_|[^_]+", part):
+            if lines[-1].strip() and len((lines[-1] + word).rstrip()) > width:
+                lines.append(" ")
+            lines[-1] += word
+            while len(lines[-1].rstrip()) > width:
+                lines[-1:] = [lines[-1][:width], f" {lines[-1][width:]}"]
+    return [line.rstrip() for line in lines]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
