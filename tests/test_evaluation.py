@@ -23,7 +23,7 @@ from t2l.evaluation.costs import Usage, multiplied_weights
 from t2l.evaluation.report.against import differences
 from t2l.evaluation.report.collect import metric_name
 from t2l.evaluation.report.findings import Findings
-from t2l.evaluation.report.report import control_differences, report_data, report_text, score_table
+from t2l.evaluation.report.report import control_differences, headline, report_data, report_text, score_table
 from t2l.evaluation.scoring import Answer, Question, check_scorable, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
 from t2l.lora import inject
@@ -140,6 +140,16 @@ def test_the_report_pairs_generated_adapters_with_every_other_contender() -> Non
     text = report_text(found, report_data(found))
     assert re.search(r"\| generated_sft \| prompted \| \+0\.50 \[\+0\.\d\d, \+0\.\d\d\] \* \|", text)
     assert "| generated_sft | oracle | +0.00 [+0.00, +0.00] |" in text
+
+
+def test_each_recipe_is_preliminary_by_its_own_seeds() -> None:
+    one = control_differences([_cell("generated_a", [[1, 1]] * 4), _cell("generated_a_static", [[0, 0]] * 4)], 50, 0)
+    three = [{**row, "contender": "generated_b", "n_seeds": 3} for row in one]
+    lines = headline({"controls": [*one, *three], "condition_redundant": False})
+    assert [("Preliminary" in line, line.split()[0]) for line in lines] == [
+        (True, "generated_a"),
+        (False, "generated_b"),
+    ]
 
 
 def test_table_and_row_agree() -> None:

@@ -156,12 +156,13 @@ def headline(data: Mapping[str, Any]) -> list[str]:
     for (contender, split), closest in closest_controls(data["controls"]).items():
         follows = closest["ci95"][0] > 0
         verdict = "follows its description" if follows else "is not distinguishable from every control"
+        few = (
+            f" Preliminary: fewer than {HEADLINE_SEEDS} training seeds." if closest["n_seeds"] < HEADLINE_SEEDS else ""
+        )
         lines.append(
             f"{contender} on {split} {verdict}; closest control: {closest['control']}, matched minus it "
-            f"{interval_text(closest['difference'], closest['ci95'], '+.2f')}, {closest['n_seeds']} training seed(s)."
+            f"{interval_text(closest['difference'], closest['ci95'], '+.2f')}, {closest['n_seeds']} training seed(s).{few}"
         )
-    if any(d["n_seeds"] < HEADLINE_SEEDS for d in data["controls"]):
-        lines = [f"{line} Preliminary: fewer than {HEADLINE_SEEDS} training seeds." for line in lines]
     return [f"{line} Marked: {REDUNDANT}." for line in lines] if data["condition_redundant"] else lines
 
 
