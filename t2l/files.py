@@ -9,6 +9,7 @@ import logging
 import math
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ __all__ = [
 ]  # fmt: skip
 CHECKSUM = "t2l_xxh3"
 """key of the checksum of its tensors in a safetensors file's metadata"""
+NO_CHECKSUM = "0" * 32
+"""what stands in its place while it is made"""
 EARLIER_CHECKSUM = "t2l_sha256"
 """the key, and the hash, of files from before; sha256 took as long as writing the file"""
 log = logging.getLogger(__name__)
@@ -175,21 +178,30 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, finite: bool = True
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    finite: bool = True,
+    where: str | None = None,
 ) -> None:
     """Writes a safetensors file with a checksum (into a folder that is itself atomic, or under a fresh name).
 
     Args:
         finite: whether values that are not finite are refused; false for a state that may hold some and recover.
+        where: what an error names; None for the file.
 
     Raises:
-        FileProblemError: a value is not finite; nothing is written.
+        FileProblemError: a value is not finite; no file stays.
     """
     from safetensors import TensorSpec, serialize_file
 
     held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    if finite:
-        check_finite(held, f"{path.name} cannot be written")
+
+    def look_at_all() -> str:
+        if finite:
+            check_finite(held, where or f"{path.name} cannot be written")
+        return tensors_checksum(held)
+
     # As safetensors.torch.save_file does it, without its search for shared memory and its views in numpy: a third of the time.
     specs = {
         k: TensorSpec(
@@ -197,16 +209,22 @@ def write_tensors(
         )
         for k, t in held.items()
     }
-    serialize_file(specs, path, {"format": "pt", **(metadata or {}), CHECKSUM: tensors_checksum(held)})
-    _sort_metadata(path)
+    with ThreadPoolExecutor(1) as beside:  # both go through every byte, and neither holds the interpreter
+        checksum = beside.submit(look_at_all)
+        serialize_file(specs, path, {"format": "pt", **(metadata or {}), CHECKSUM: NO_CHECKSUM})
+    try:
+        _end_metadata(path, checksum.result())
+    except FileProblemError:
+        path.unlink()
+        raise
 
 
-def _sort_metadata(path: Path) -> None:
-    """Brings the metadata of a safetensors file, which safetensors writes in a random order, into one order."""
+def _end_metadata(path: Path, checksum: str) -> None:
+    """Puts in the checksum, and brings the metadata of a safetensors file, which come in a random order, into one order."""
     with path.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        header["__metadata__"] = dict(sorted({**header["__metadata__"], CHECKSUM: checksum}.items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
         assert len(text) == length, "a sorted header is as long as it was"
         stream.seek(8)

@@ -11,12 +11,15 @@ import pytest
 import torch
 from small_run import SMALL
 
-from experiments.smollm2 import likelihood
+from experiments.smollm2 import likelihood, own_library
 from experiments.smollm2.phrasings import HELD, TEST, TRAIN, Texts, descriptions, halves, told, whitened
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
 from t2l.evaluation.contenders.generated import CONTROLS
 from t2l.evaluation.contenders.interface import Entry
 from t2l.evaluation.scoring import Question
+from t2l.hypernetwork.generator import load
+from t2l.library import load_library
+from t2l.library.trained_on import trained_on
 from t2l.tasks import Example, tokenize_examples
 from t2l.tasks.suites import build
 from t2l.tasks.suites.everyday.suite import EverydayConfig
@@ -104,3 +107,28 @@ def test_shares_are_of_right_ones_and_whitening_makes_tasks_round() -> None:
     within = torch.cat([y[i::2] - y[i::2].mean(0) for i in (0, 1)])
     assert torch.cov(within.T).diagonal().sqrt().sub(1).abs().max() < 0.05
     assert math.isfinite(float(y.abs().max()))
+
+
+def test_a_hypernetworks_own_adapters_are_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The means over descriptions, by the checkpoint that comes with t2l; for one task, there are many."""
+    generator = load("smollm2")
+    task = own_library.training_tasks(generator)[0]
+    texts = task.descriptions["train"][:2]
+    mean, (one, two) = own_library.mean_adapter(generator, task, 2), (generator([text]) for text in texts)
+    for ours, a, b in zip(mean.tensors(), one.tensors(), two.tensors(), strict=True):
+        torch.testing.assert_close(ours, (a + b) / 2)
+    monkeypatch.setattr(own_library, "training_tasks", lambda _: [task])
+    assert list(own_library.own_library("smollm2", tmp_path / "own")) == [task.name]
+    library = load_library(tmp_path / "own")
+    whole = own_library.mean_adapter(generator, task, generator.record.trained_on["descriptions_per_task"])
+    for ours, theirs in zip(library[task.name].tensors(), whole.tensors(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert trained_on(tmp_path / "own/adapters" / task.name, [build(EverydayConfig())], "hidden").is_within(task)
+    with pytest.raises(ValueError, match="is there already"):
+        list(own_library.own_library("smollm2", tmp_path / "own"))
+
+
+def test_the_library_is_of_the_suite_that_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_library, "EverydayConfig", lambda: EverydayConfig(seed=1))
+    with pytest.raises(ValueError, match="other content than suite=everyday has"):
+        own_library.training_tasks(load("smollm2"))

@@ -18,7 +18,6 @@ from torch import Tensor
 from t2l.files import (
     FileProblemError,
     atomic_folder,
-    check_finite,
     read_json,
     read_tensors,
     write_json,
@@ -138,9 +137,8 @@ def save_adapter(
         ValueError: weights of another geometry, or of more than one adapter.
     """
     tensors = adapter_tensors(spec, weights)
-    check_finite(tensors, str(folder))
     with atomic_folder(folder, only=replaces) as temporary:
-        write_tensors(temporary / WEIGHTS_FILE, tensors, finite=False)  # looked at already
+        write_tensors(temporary / WEIGHTS_FILE, tensors, where=str(folder))
         write_json(temporary / CONFIG_FILE, peft_config(spec, base_path))
         write_json(temporary / PROVENANCE_FILE, dict(provenance))
         if card is not None:
