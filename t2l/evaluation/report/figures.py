@@ -10,9 +10,12 @@ from typing import Any
 
 from t2l.evaluation.contenders.generated import CONTROLS
 from t2l.evaluation.report.findings import Findings
+from t2l.run.console import broken_name
 
 log = logging.getLogger(__name__)
 DPI = 130
+LABEL = 60
+"""characters of a line of a contender's name"""
 
 
 def _subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
@@ -42,6 +45,15 @@ def _colours(names: Sequence[str]) -> dict[str, Any]:
     return dict(zip(names, cycle([*color_sequences["tab20"], *color_sequences["tab20b"]]), strict=False))
 
 
+def _label(contender: str) -> str:
+    return "\n".join(line.strip() for line in broken_name(contender, LABEL))
+
+
+def _row(labels: Sequence[str], least: float) -> float:
+    """Inches that a row takes: at least so many, and as many as the label with the most lines."""
+    return max([least, *(0.13 * (1 + label.count("\n")) for label in labels)])
+
+
 def _bars(means: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
     """How far error bars reach down and up from means."""
     ends = list(zip(means, intervals, strict=True))
@@ -52,7 +64,8 @@ def scores_figure(found: Findings) -> bytes:
     """Every contender on every split: means as points with their intervals, one panel per split."""
     splits, contenders, table = found.splits, found.contenders, found.by_key
     colours = _colours(contenders)
-    width, height = 2.3 * len(splits) + 2.6, 0.27 * len(contenders) + 1.2
+    labels = [_label(c) for c in contenders]
+    width, height = 2.3 * len(splits) + 2.6, _row(labels, 0.27) * len(contenders) + 1.2
     figure, panels = _subplots(width, height, columns=len(splits), sharey=True, sharex=True)
     for axes, split in zip(panels[0], splits, strict=True):
         for y, contender in enumerate(contenders):
@@ -67,7 +80,7 @@ def scores_figure(found: Findings) -> bytes:
         axes.set_xlim(-0.03, 1.03)
         axes.grid(axis="x", lw=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_yticks(range(len(contenders)), contenders, fontsize=7)
+    panels[0][0].set_yticks(range(len(contenders)), labels, fontsize=7)
     panels[0][0].invert_yaxis()
     figure.supxlabel(f"{found.metric}, mean and 95 % interval", fontsize=8)
     return _png(figure)
@@ -77,7 +90,8 @@ def controls_figure(found: Findings, data: Mapping[str, Any]) -> bytes:
     """Matched minus each control, per generated contender and split."""
     rows = data["controls"]
     keys = list(dict.fromkeys((d["contender"], d["split"]) for d in rows))
-    figure, axes = _axes(7.5, 0.34 * len(keys) + 1.4)
+    labels = [f"{_label(c)}\n{s}" for c, s in keys]
+    figure, axes = _axes(7.5, _row(labels, 0.34) * len(keys) + 1.4)
     colours = _colours(CONTROLS)
     for d in rows:
         y = keys.index((d["contender"], d["split"])) + 0.16 * (CONTROLS.index(d["control"]) - 1.5)
@@ -86,16 +100,17 @@ def controls_figure(found: Findings, data: Mapping[str, Any]) -> bytes:
     for control in CONTROLS:
         axes.plot([], [], "o", color=colours[control], label=f"minus {control.replace('_', ' ')}")
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(keys)), [f"{c}\n{s}" for c, s in keys], fontsize=6)
+    axes.set_yticks(range(len(keys)), labels, fontsize=6)
     axes.invert_yaxis()
     axes.set_xlabel("matched minus control, 95 % interval")
-    axes.legend(frameon=False, fontsize=7, loc="best")
+    figure.legend(loc="outside lower center", ncols=len(CONTROLS), frameon=False, fontsize=7)
     return _png(figure)
 
 
 def costs_figure(found: Findings, data: Mapping[str, Any], split: str) -> bytes:
     """Score on one split against floating-point operations per answer."""
-    figure, axes = _axes(7.5, 4.8)
+    lines = "\n".join(map(_label, found.contenders)).count("\n") + 1
+    figure, axes = _axes(7.5, max(4.8, 0.15 * lines + 0.5))
     colours, table = _colours(found.contenders), found.by_key
     for c in data["costs"]:
         cell = table.get((c["contender"], split))
@@ -103,7 +118,9 @@ def costs_figure(found: Findings, data: Mapping[str, Any], split: str) -> bytes:
             continue
         e, x = cell.estimate, c["flops_per_answer"] / 1e6
         errors = _bars([e.mean], [(e.low, e.high)])
-        axes.errorbar(x, e.mean, yerr=errors, fmt="o", ms=5, lw=1, color=colours[c["contender"]], label=c["contender"])
+        axes.errorbar(
+            x, e.mean, yerr=errors, fmt="o", ms=5, lw=1, color=colours[c["contender"]], label=_label(c["contender"])
+        )
     axes.set(xscale="log", xlabel="MFLOPs per answered question", ylim=(-0.03, 1.03))
     axes.set_ylabel(f"{found.metric} on {split.replace('_', ' ')}")
     figure.legend(loc="outside right upper", frameon=False, fontsize=6.5)
@@ -120,7 +137,7 @@ def style_figure(data: Mapping[str, Any]) -> bytes:
         xs = [styles.index(r["style"]) + 0.8 * (i - (len(contenders) - 1) / 2) / len(contenders) for r in mine]
         means, width = [r["mean"] for r in mine], 0.8 / len(contenders)
         errors = _bars(means, [r["ci95"] for r in mine])
-        axes.bar(xs, means, width, yerr=errors, label=contender, error_kw={"lw": 0.8})
+        axes.bar(xs, means, width, yerr=errors, label=_label(contender), error_kw={"lw": 0.8})
     axes.set_xticks(range(len(styles)), [s.replace("_", " ") for s in styles], fontsize=8)
     axes.set(ylim=(0, 1.03), ylabel="score")
     axes.legend(frameon=False, fontsize=7)
