@@ -11,7 +11,7 @@ from typing import Any
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.lora.source import digest_of
-from t2l.run.continuation import MEMORY_AND_PACE, WHERE, flat, without
+from t2l.run.continuation import MEMORY_AND_PACE, SINCE, WHERE, flat, without
 
 NOT_THE_RECIPE = (
     *WHERE, *MEMORY_AND_PACE, "seed", "library", "init_from", "base_model.path", "base_model.gguf_file", "encoder.path",
@@ -123,7 +123,8 @@ class _Entry:
     def settings(self) -> dict[str, str]:
         """Of its run, as text by dotted path."""
         origin = self.recipe["trained_on"].get("init_from")
-        told = {**(self.recipe["settings"] or {}), **({"init_from": origin["objective"]} if origin else {})}
+        unsaid = {key: value for key, value in SINCE.items() if value is not None}
+        told = {**unsaid, **(self.recipe["settings"] or {}), **({"init_from": origin["objective"]} if origin else {})}
         return {key: _short(value) for key, value in told.items()}
 
     def record(self) -> dict[str, str]:
