@@ -12,6 +12,7 @@ from t2l.cli.words import read_words
 from t2l.evaluation.checkpoint_folders import scored_folders
 from t2l.evaluation.config import EvaluateConfig
 from t2l.files import FileProblemError
+from t2l.hypernetwork.checkpoint import find_checkpoint
 
 
 def run(folder: Path, verb: str = "train", finished: bool = True, checkpoint: bool = True) -> str:
@@ -32,6 +33,11 @@ def test_a_sweep_means_its_finished_runs(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         assert scored_folders([str(sweep)]) == runs
     assert f"{sweep}: 3 of 5 runs are scored, without 3 (stopped), 4 (stopped)" in caplog.text
+    for i in range(20, 29):
+        run(sweep / "more" / str(i), finished=False)
+    caplog.clear()
+    assert scored_folders([str(sweep)]) == runs
+    assert caplog.text.strip().endswith("more/24 (stopped), more/25 (stopped), and 3 more")
     assert scored_folders([f"{sweep}:last"]) == [f"{r}:last" for r in runs]
     assert scored_folders([f"{tmp_path}"]) == runs
 
@@ -58,6 +64,13 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
         scored_folders([str(tmp_path)])
 
 
+def test_a_folder_without_runs_of_train_is_told_by_what_is_asked_for_instead(tmp_path: Path) -> None:
+    run(tmp_path / "library", verb="train_library", checkpoint=False)
+    assert scored_folders([str(tmp_path)]) == [str(tmp_path)]
+    with pytest.raises(FileProblemError, match="holds no checkpoint: give a run folder of `t2l train`"):
+        find_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("word", "override"),
     [
@@ -68,6 +81,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
         ("contenders=choice(base,oracle)", "contenders=choice(base,oracle)"),
         ("splits=null", "splits=null"),
         ("splits=", "splits="),
+        ("splits=${other}", "splits=${other}"),
         ("library=a", "library=a"),
     ],
 )

@@ -55,7 +55,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["evaluate", "contenders=[icl]", "few_shot.shots=300"], "has 256 training examples, 300"),
         (["evaluate", "contenders=[base]", "validation_split=train"], "was chosen on, so it cannot be scored"),
         (["evaluate", "contenders=[base]", "prompt.definition=both"], "must be hidden or shown"),
-        (["evaluate", "contenders=[refined]"], "need checkpoints=[DIR]"),
+        (["evaluate", "contenders=[refined]"], "contenders refined need checkpoints=[DIR]"),
         (["train", "encoder.layers=[]"], "encoder.layers must name hidden layers"),
         (["evaluate", "contenders=[oracle]", "library=nowhere"], "not a folder of `t2l train_library`"),
         (["evaluate", "contenders=[generated]", "checkpoints=[nowhere]"], "checkpoint nowhere does not exist"),

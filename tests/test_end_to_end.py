@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 import torch
@@ -273,27 +272,6 @@ def test_seeds_of_one_recipe_are_one_contender(root: Path, tmp_path: Path) -> No
     usual, slow = "generated_sft[lr=0.003]", "generated_sft[lr=0.0001]"
     assert (seeds[usual], seeds[slow], seeds["base"]) == (2, 1, 1)
     assert {(d["contender"], d["n_seeds"]) for d in report["controls"]} == {(usual, 2), (slow, 1)}
-
-
-def test_cells_are_kept_when_another_checkpoint_joins(root: Path, tmp_path: Path) -> None:
-    """Though each is then called by what it differs in."""
-    main(["train", *TRAIN, "trainer.lr=0.0001", f"run_dir={tmp_path}/slow"])
-    board = [*SMALL, "contenders=[base,generated]", "splits=[unseen_combination]", "robustness_split=null"]
-    board += ["evaluation.tasks_per_split=3", f"run_dir={tmp_path}/board"]
-    main(["evaluate", *board, f"checkpoints=[{root}/sft]"])
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "board/cells").glob("*/*.json")}
-    main(["evaluate", *board, f"checkpoints=[{root}/sft,{tmp_path}/slow]"])
-    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "board/cells").glob("*/*.json")}
-    assert len(before) == 6
-    assert before.items() <= after.items()
-    assert {p.parent.name for p in after.keys() - before.keys()} == {
-        quote(f"generated_sft[lr=0.0001]{c}", safe="")
-        for c in ("", "_shuffled", "_shuffled_nearest", "_random_text", "_static")
-    }
-    report = json.loads((tmp_path / "board/report.json").read_text())
-    assert {"base", "generated_sft[lr=0.003]", "generated_sft[lr=0.0001]"} <= {
-        r["contender"] for r in report["results"]
-    }
 
 
 def test_every_verb_leaves_the_base_as_it_was(root: Path) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
 from conftest import random_adapters
-from small_run import SMALL
+from small_run import SMALL, TRAIN
 from test_contenders import generated
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
@@ -301,3 +302,24 @@ def test_a_killed_evaluation_ends_with_the_same_report(
     with pytest.raises(SystemExit):
         main(evaluation(root, tmp_path / "killed", "seed=4"))
     assert "holds an evaluation with another configuration (different: seed)" in capsys.readouterr().err
+
+
+def test_cells_are_kept_when_another_checkpoint_joins(root: Path, tmp_path: Path) -> None:
+    """Though each is then called by what it differs in."""
+    main(["train", *TRAIN, "trainer.lr=0.0001", f"run_dir={tmp_path}/slow"])
+    board = [*SMALL, "contenders=[base,generated]", "splits=[unseen_combination]", "robustness_split=null"]
+    board += ["evaluation.tasks_per_split=3", f"run_dir={tmp_path}/board"]
+    main(["evaluate", *board, f"checkpoints=[{root}/sft]"])
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "board/cells").glob("*/*.json")}
+    main(["evaluate", *board, f"checkpoints=[{root}/sft,{tmp_path}/slow]"])
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "board/cells").glob("*/*.json")}
+    assert len(before) == 6
+    assert before.items() <= after.items()
+    assert {p.parent.name for p in after.keys() - before.keys()} == {
+        quote(f"generated_sft[lr=0.0001]{c}", safe="")
+        for c in ("", "_shuffled", "_shuffled_nearest", "_random_text", "_static")
+    }
+    report = json.loads((tmp_path / "board/report.json").read_text())
+    assert {"base", "generated_sft[lr=0.003]", "generated_sft[lr=0.0001]"} <= {
+        r["contender"] for r in report["results"]
+    }

@@ -127,7 +127,7 @@ def _renamed(word: str, keys: set[str]) -> str:
 
 
 def _listed(word: str, kinds: dict[str, Any]) -> str:
-    """`contenders=base` as a list of one; values with a comma may be a sweep's, and stay as they are."""
+    """`contenders=base` as a list of one; a function, an interpolation, and values with a comma, which may be a sweep's, stay."""
     key, given, value = word.partition("=")
-    is_one = bool(value) and value != "null" and not re.search(r"^\[|,|^\w+\(", value)
+    is_one = bool(value) and value != "null" and not re.search(r"^\[|,|^\w+\(|^\$\{", value)
     return f"{key}=[{value}]" if given and is_one and kinds.get(key) in (list[str], list[str] | None) else word

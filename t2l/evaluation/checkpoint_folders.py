@@ -6,12 +6,15 @@ import glob
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from t2l.files import FileProblemError
 from t2l.hypernetwork.checkpoint import RECORD, SHIPPED, complete_checkpoints
 from t2l.run.overview import find_runs
 
+NAMED = 8
+"""runs that are left out and named"""
 log = logging.getLogger(__name__)
 
 
@@ -54,15 +57,18 @@ def _is_single(folder: Path) -> bool:
 
 
 def _finished_in(folder: Path) -> Iterator[Path]:
-    try:
+    runs = []
+    with suppress(ValueError):  # it holds no run at all
         runs = [run for run in find_runs(folder) if run.verb in ("train", "")]
-    except ValueError:  # it holds no run at all
+    if not runs:
         yield folder  # `find_checkpoint` says what is wrong
         return
     whole = [run.folder for run in runs if run.state == "finished" and complete_checkpoints(run.folder)]
-    left_out = [f"{run.folder.name} ({run.state})" for run in runs if run.folder not in whole]
+    left_out = [f"{run.folder.relative_to(folder)} ({run.state})" for run in runs if run.folder not in whole]
     if left_out:
-        log.warning("%s: %d of %d runs are scored, without %s", folder, len(whole), len(runs), ", ".join(left_out))
+        more = [f"and {len(left_out) - NAMED} more"] if len(left_out) > NAMED else []
+        told = ", ".join([*left_out[:NAMED], *more])
+        log.warning("%s: %d of %d runs are scored, without %s", folder, len(whole), len(runs), told)
     if not whole:
         raise FileProblemError(f"checkpoint {folder}: none of its {len(runs)} runs of `t2l train` is finished")
     yield from whole

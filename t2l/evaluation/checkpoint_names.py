@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.lora.source import digest_of
-from t2l.run.continuation import MEMORY_AND_PACE, SINCE, WHERE, flat, without
+from t2l.run.continuation import CHOICE, MEMORY_AND_PACE, SINCE, WHERE, flat, short_keys, without
 
 NOT_THE_RECIPE = (
     *WHERE, *MEMORY_AND_PACE, "seed", "library", "init_from", "base_model.path", "base_model.gguf_file", "encoder.path",
 )  # fmt: skip
 """settings of a run in which seeds of one recipe may differ; what was loaded is told by fingerprint and identity, wherever
 it was"""
-SELECTING = tuple(
-    f"trainer.{key}"
-    for key in ("validate_every", "validate_score", "validation_tasks", "validation_rows", "select_by", "patience")
-)
+SELECTING = (
+    *CHOICE, "trainer.validate_score", "trainer.validation_tasks", "trainer.validation_rows", "trainer.select_by",
+)  # fmt: skip
 """settings that decide which step is kept, and leave the weights of every step as they are"""
-CHOICES = ("architecture", "kind", "name")
+CHOSEN_BY = ("architecture", "kind", "name")
 """what the setting is called by which a component is chosen: its value says enough"""
 LONGEST = 24
 """characters of a value in a name; a longer one is told by its hash"""
@@ -144,13 +143,18 @@ def _labels(entries: Sequence[_Entry]) -> list[str]:
     if len(set(labels)) < len(entries):
         rest = _fewest([e.record() for e in entries], labels)
         labels = [", ".join(filter(None, pair)) for pair in zip(labels, rest, strict=True)]
-    for _, alike in groupby(sorted(range(len(labels)), key=labels.__getitem__), key=labels.__getitem__):
-        for number, i in enumerate(indices := list(alike)):
-            if len(indices) > 1:
-                runs = [entries[j].run for j in indices]
-                what = entries[i].run if runs.count(entries[i].run) == 1 else f"{entries[i].run} {number + 1}"
-                labels[i] = ", ".join(filter(None, (labels[i], what)))
-    return labels
+    return _unique([(label, entry.run) for label, entry in zip(labels, entries, strict=True)])
+
+
+def _unique(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Labels; one that comes again, with its run, and that with a number if it comes again."""
+    labels, again = [label for label, _ in pairs], Counter[tuple[str, str]]()
+    found = []
+    for label, run in pairs:
+        again[label, run] += 1
+        number = f" {again[label, run]}" if pairs.count((label, run)) > 1 else ""
+        found.append(label if labels.count(label) == 1 else ", ".join(filter(None, (label, run + number))))
+    return found
 
 
 def _differences(told: Sequence[Mapping[str, str]]) -> list[str]:
@@ -159,7 +163,8 @@ def _differences(told: Sequence[Mapping[str, str]]) -> list[str]:
     found = [k for k in dict.fromkeys(k for t in told for k in t) if len({t.get(k) for t in told}) > 1]
     groups = list(dict.fromkeys(key.split(".")[0] for key in found))
     keys = sorted(found, key=lambda key: groups.index(key.split(".")[0]))
-    choices = [k for k in keys if k.rpartition(".")[2] in CHOICES]
+    names = short_keys(keys)
+    choices = [k for k in keys if k.rpartition(".")[2] in CHOSEN_BY]
     labels = []
     for own in told:
         shown = []
@@ -167,7 +172,7 @@ def _differences(told: Sequence[Mapping[str, str]]) -> list[str]:
             choice = next((c for c in choices if key.startswith(c.rpartition(".")[0] + ".")), None)
             rivals = told if choice in (None, key) else [t for t in told if t.get(choice) == own.get(choice)]
             if key in own and len({t.get(key) for t in rivals}) > 1:
-                shown.append(own[key] if choice == key else f"{_name(key, keys)}={own[key]}")
+                shown.append(own[key] if choice == key else f"{names[key]}={own[key]}")
         labels.append(", ".join(shown))
     return labels
 
@@ -181,15 +186,8 @@ def _fewest(told: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[st
         more = [p | ({key: t[key]} if key in t else {}) for p, t in zip(parts, told, strict=True)]
         if len({(label, *p.values()) for label, p in zip(labels, more, strict=True)}) > len(before):
             parts = more
-    used = [k for k in keys if any(k in p for p in parts)]
-    return [", ".join(f"{_name(key, used)}={value}" for key, value in p.items()) for p in parts]
-
-
-def _name(key: str, keys: Sequence[str]) -> str:
-    """The end of a dotted path, as much of it as no other of these paths ends in."""
-    parts = key.split(".")
-    ends = (".".join(parts[-n:]) for n in range(1, len(parts)))
-    return next((end for end in ends if not any(k != key and k.endswith(f".{end}") for k in keys)), key)
+    names = short_keys([k for k in keys if any(k in p for p in parts)])
+    return [", ".join(f"{names[key]}={value}" for key, value in p.items()) for p in parts]
 
 
 def _short(value: Any) -> str:

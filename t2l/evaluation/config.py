@@ -79,13 +79,13 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         self._check_harness()
-        chosen, known = kinds(self.contenders), kinds()
+        chosen = kinds(self.contenders)
         needy = [name for name, kind in chosen.items() if kind.needs.library]
         if needy and not self.library:
             raise ValueError(f"contenders {', '.join(needy)} need library=DIR, a folder of `t2l train_library`")
-        if any(kind.needs.checkpoints for kind in chosen.values()) and not self.checkpoints:
-            those = " and ".join(name for name, kind in known.items() if kind.needs.checkpoints)
-            raise ValueError(f"contenders {those} need checkpoints=[DIR], run folders of `t2l train`")
+        needy = [name for name, kind in chosen.items() if kind.needs.checkpoints]
+        if needy and not self.checkpoints:
+            raise ValueError(f"contenders {', '.join(needy)} need checkpoints=[DIR], run folders of `t2l train`")
         if self.validation_split is not None and self.validation_split in (self.splits or [self.validation_split]):
             raise ValueError(
                 f"validation_split={self.validation_split} was chosen on, so it cannot be scored: name the others in splits=[...]"

@@ -58,6 +58,17 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The end of each dotted path, as much of it as no other of these paths ends in."""
+
+    def short(key: str) -> str:
+        parts = key.split(".")
+        ends = (".".join(parts[-n:]) for n in range(1, len(parts)))
+        return next((end for end in ends if not any(k != key and f".{k}".endswith(f".{end}") for k in keys)), key)
+
+    return {key: short(key) for key in keys}
+
+
 def plain(settings: Any) -> Any:
     """Settings as JSON gives them back."""
     return json.loads(json.dumps(settings))

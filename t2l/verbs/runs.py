@@ -16,6 +16,7 @@ from typing import Any
 from t2l.checks import one_of
 from t2l.files import check_own, write_own
 from t2l.run.console import print_table, print_wrapped
+from t2l.run.continuation import short_keys
 from t2l.run.overview import STATES, Comparison, RunState, SeedGroup, find_runs, read_run
 from t2l.run.progress import duration
 from t2l.verbs import Verb
@@ -118,12 +119,6 @@ def _number(value: float | None) -> str:
 
 def _memory(value: int | None) -> str:
     return "" if value is None else f"{value / 2**30:.2f}"
-
-
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, or all of it where several end alike."""
-    last = {key: key.rpartition(".")[2] for key in keys}
-    return {key: key if list(last.values()).count(name) > 1 else name for key, name in last.items()}
 
 
 def _differences(settings: Mapping[str, str], keys: Sequence[str]) -> str:
