@@ -28,8 +28,16 @@ BRIEF = {
     "board": ["evaluation.tasks_per_split=12"],
 }
 """for `make real`: what fits into an hour and a half on two cores"""
+BRIEF_IN_BFLOAT16 = {
+    **BRIEF,
+    "sft": ["trainer.steps=1100"],
+    "distillation": ["trainer.steps=200", "trainer.tasks_per_step=32"],
+}
+"""the same on processors on which a step takes half as long"""
 FAST = ["base_model.dtype=bfloat16", "base_model.attention=eager"]
 """on processors that multiply bfloat16 in hardware (AMX); sdpa's backward is slow in bfloat16"""
+THROUGH_BASE = [*FAST, "trainer.adapter_dtype=bfloat16", "trainer.pass_cost=240"]
+"""there, of what is trained through the base"""
 
 
 @cache
@@ -70,12 +78,12 @@ def commands(out: Path, seed: int = 0, brief: bool = True, is_fast: bool = False
         brief: the lengths of `make real`, with oracles of the scored tasks and of a sample of the training tasks.
         is_fast: whether training goes through the base in bfloat16. Scoring does what training did.
     """
-    more = BRIEF if brief else {key: [] for key in BRIEF}
+    more = (BRIEF_IN_BFLOAT16 if is_fast else BRIEF) if brief else {key: [] for key in BRIEF}
     own = [f"seed={seed}"]
     library = [*more["library"], "train_multi_task=true"]
     if brief:  # seeds of training are scored on the same tasks
         library.append(f"tasks=[{','.join(scored_tasks(tuple(more['board']), 0))}]")
-    base, through = (FAST, [*FAST, "trainer.adapter_dtype=bfloat16"]) if is_fast else ([], [])
+    base, through = (FAST, THROUGH_BASE) if is_fast else ([], [])
     made = {name: f"{out}/{name}" for name in RECIPES}
     trained = {
         name: ["train", f"experiment=everyday_{name}", *more[name], *own, f"run_dir={folder}"]

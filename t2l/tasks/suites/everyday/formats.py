@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-from t2l.tasks.suites.everyday.tables import PHRASINGS, Function, Item, table
+from t2l.tasks.suites.everyday.tables import Function, Item, dealt, table
 
 PLAIN = "plain"
 LONGEST_ANSWER = 40
@@ -45,13 +44,8 @@ def formats() -> dict[str, Format]:
     """Every format by its name; the first is plain."""
     found = {}
     for name, entry in table("formats").items():
-        tails: dict[str, Any] = {"train": entry.get("tails", ()), "test": entry.get("test_tails", ())}
-        found[name] = Format(
-            name,
-            entry["pattern"],
-            {p: tuple(tails[p]) for p in PHRASINGS},
-            {p: tuple(entry[p]) for p in PHRASINGS},
-        )
+        ways = {key: dealt(entry.get(key, ()), f"format:{name}:{key}") for key in ("tails", "sentences")}
+        found[name] = Format(name, entry["pattern"], **ways)
     return found
 
 

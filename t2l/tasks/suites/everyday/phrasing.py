@@ -1,9 +1,9 @@
 """Descriptions of tasks in English: a core phrase of the function in a frame, with a word on the format.
 
 There are two phrasing sets, and no core phrase, frame, introduction or way to name a format is in both, so a test
-description uses no phrase of a training description. All are written by hand; core phrases, of four shapes (see `SHAPES`),
-are dealt to the two sets by chance, so that those for testing are no further off than another person's words. One
-description in seven is misspelt.
+description uses no phrase of a training description. All are written by hand, core phrases in four shapes (see `SHAPES`), and
+dealt to the two sets by chance, so that those for testing are no further off than another person's words. One description in
+seven is misspelt.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from t2l.tasks.suites.everyday.formats import PLAIN, Format
-from t2l.tasks.suites.everyday.tables import Function, both, table
+from t2l.tasks.suites.everyday.tables import Function, frames, intros, table
 
 SCHEDULE = (
     "do",
@@ -134,8 +134,8 @@ class Phraser:
         return f"{body if body[-1] in '.?!' else body + '.'} {sentence}"
 
     def _framed(self, shape: str, core: str) -> str:
-        frame = self.rng.choice(table("frames")[shape][self.phrasing])
-        intro = self.rng.choice(both(table(f"kinds/{self.kind}")["intro"])[self.phrasing])
+        frame = self.rng.choice(frames(shape)[self.phrasing])
+        intro = self.rng.choice(intros(self.kind)[self.phrasing])
         letter = shape[0]
         slots = {letter if shape != "do" else "c": core, letter.upper() if shape != "do" else "C": _capital(core)}
         slots |= {"q": core, "i": intro, "n": table(f"kinds/{self.kind}")["noun"]}

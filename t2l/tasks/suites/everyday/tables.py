@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,24 +64,35 @@ def table(name: str) -> dict[str, Any]:
     return found
 
 
-def both(text: str) -> dict[str, tuple[str, ...]]:
-    """Alternatives by phrasing set, from "for training | for training // for testing"."""
-    return {p: tuple(part.split(" | ")) for p, part in zip(PHRASINGS, text.split(" // "), strict=True)}
+def alternatives(text: str) -> tuple[str, ...]:
+    """Ways to say something, from "one | another | a third"."""
+    return tuple(text.split(" | "))
 
 
-def dealt(text: str, key: str) -> dict[str, tuple[str, ...]]:
-    """Alternatives from "one | another | a third", a third of them for testing, drawn by a key and by nothing else.
+def dealt(pool: Sequence[str], key: str) -> dict[str, tuple[str, ...]]:
+    """Alternatives by phrasing set: a third of them for testing, drawn by a key and by nothing else.
 
     So both sets are of one kind: what tells them apart is chance, not who wrote them.
     """
-    pool = text.split(" | ")
     order = random.Random(f"everyday:phrases:{key}").sample(range(len(pool)), len(pool))
-    test = {*order[: max(1, round(TEST_PHRASES * len(pool)))]}
+    test = {*order[: max(1, round(TEST_PHRASES * len(pool)))]} if pool else set()
     return {p: tuple(c for i, c in enumerate(pool) if (i in test) == (p == "test")) for p in PHRASINGS}
 
 
+@cache
+def frames(shape: str) -> dict[str, tuple[str, ...]]:
+    """Sentences around a core phrase of a shape, by phrasing set."""
+    return dealt(table("frames")[shape], f"frames:{shape}")
+
+
+@cache
+def intros(kind: str) -> dict[str, tuple[str, ...]]:
+    """Sentences that say what kind of input there will be, by phrasing set."""
+    return dealt(alternatives(table(f"kinds/{kind}")["intro"]), f"intro:{kind}")
+
+
 def _phrases(name: str, entry: Mapping[str, Any], noun: str) -> Phrases:
-    return {shape: dealt(entry[shape].replace("{x}", noun), f"{name}:{shape}") for shape in SHAPES}
+    return {shape: dealt(alternatives(entry[shape].replace("{x}", noun)), f"{name}:{shape}") for shape in SHAPES}
 
 
 @cache
