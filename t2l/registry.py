@@ -28,6 +28,7 @@ PACKAGES = {
     "contender": "t2l.evaluation.contenders",
     "metric": "t2l.evaluation.metrics",
     "harness": "t2l.evaluation.harness",
+    "logger": "t2l.tracking",
 }
 """where the components of a group are"""
 MODULES_VARIABLE, ENTRY_POINTS = "T2L_COMPONENTS", "t2l.components"

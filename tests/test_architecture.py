@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "t2l"
 ORDER = (
-    "checks", "registry", "seeding", "distributed", "own_files", "files", "run", "lora", "tasks", "base_model", "encoder", "hypernetwork", "objectives",
+    "checks", "registry", "seeding", "distributed", "own_files", "files", "tracking", "run", "lora", "tasks", "base_model", "encoder", "hypernetwork", "objectives",
     "training", "library", "methods", "evaluation", "describe", "verbs", "config", "cli", "__main__",
 )  # fmt: skip
 """what stands in `t2l/`, by need: nothing imports what comes after it"""

@@ -91,7 +91,7 @@ def test_settings_that_verbs_hand_on_mean_the_same_to_both(verb: str, to: str) -
     shared = {key for key in ours if key in theirs}
     assert {"base_model", "suite", "lora", "seed", "run_dir"} <= shared
     different = {key for key in shared if ours[key] != theirs[key]}
-    assert different <= {"splits"}  # None means all to one of them
+    assert different <= {"splits", "contenders"}  # None means all to one of them
     config: Any = composed(verb, "seed=7", "contenders=[base]")
     made = settings_from(ROOTS[to], config, run_dir="elsewhere")
     assert {key for key in shared if getattr(made, key) != getattr(config, key)} == {"run_dir"}

@@ -24,7 +24,7 @@ from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.objectives import SftConfig, objective_of
 from t2l.run import record as runs
 from t2l.run.continuation import changes, defaults_of, flat, is_free, settings_of
-from t2l.run.record import LoggerConfig, Run, check_settings
+from t2l.run.record import Run, check_settings
 from t2l.tasks import suites
 from t2l.tasks.suites import WordListConfig
 from t2l.training.going_on import is_finished, settings_may_change
@@ -39,7 +39,7 @@ CONFIG = TrainConfig(
 
 def begun(folder: Path, config: TrainConfig = CONFIG, steps: int | None = None) -> CheckpointRecord | None:
     """A run's folder as `t2l train` leaves it, and the record of its newest checkpoint."""
-    run = Run(folder, "train", settings_of(config), LoggerConfig())
+    run = Run(folder, "train", settings_of(config))
     if steps is None:
         return None
     run.record(base_parameters_sha256="x", finished=True, steps=steps)
@@ -62,7 +62,7 @@ def with_trainer(**values: Any) -> TrainConfig:
 )
 def test_what_changes_no_result_may_change_and_is_recorded(tmp_path: Path, config: TrainConfig) -> None:
     begun(tmp_path)
-    Run(tmp_path, "train", settings_of(config), LoggerConfig())
+    Run(tmp_path, "train", settings_of(config))
     record = read_json(tmp_path / "run.json")
     assert record["config"] == json.loads(json.dumps(settings_of(config)))
     found = flat(json.loads(json.dumps(settings_of(CONFIG))))

@@ -17,7 +17,18 @@ from t2l.tasks.suites.everyday import numbers as number_items
 from t2l.tasks.suites.everyday.formats import LONGEST_ANSWER, MOST_UNCHANGED, PLAIN, formats, usable_formats
 from t2l.tasks.suites.everyday.phrasing import Phraser, misspell
 from t2l.tasks.suites.everyday.suite import GENERATED, deal, pool
-from t2l.tasks.suites.everyday.tables import KINDS, PHRASINGS, SHAPES, Function, Item, dealt, frames, functions, intros, table
+from t2l.tasks.suites.everyday.tables import (
+    KINDS,
+    PHRASINGS,
+    SHAPES,
+    Function,
+    Item,
+    dealt,
+    frames,
+    functions,
+    intros,
+    table,
+)
 from t2l.tasks.suites.everyday.times import clock, clock_words
 from t2l.tasks.suites.everyday.words import WORDS, degree, plural, with_ending
 

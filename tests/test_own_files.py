@@ -18,7 +18,7 @@ from t2l.evaluation.report.report import REPORT_FILES
 from t2l.files import FileProblemError, atomic_folder, move_into, remove_folder, write_own
 from t2l.hypernetwork.generator import folders_for
 from t2l.lora.peft_folder import save_adapter
-from t2l.run.record import LoggerConfig, Run
+from t2l.run.record import Run
 from t2l.training.pretrain_base import BASE_FILES
 
 Foreign = Callable[[Path], None]
@@ -193,11 +193,11 @@ def test_one_adapter_does_not_go_beside_numbered_ones(tmp_path: Path) -> None:
 def test_metrics_of_another_program(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(FileProblemError, match=r"metrics\.jsonl was not written by t2l"):
-        Run(tmp_path, "train", {}, LoggerConfig())
+        Run(tmp_path, "train", {})
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(ValueError, match="is no record of a run"):
-        Run(tmp_path, "train", {}, LoggerConfig())
+        Run(tmp_path, "train", {})
 
 
 ADAPTER = ("adapter_config.json", "README.md", ".git/HEAD", "notes.md")

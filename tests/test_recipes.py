@@ -15,7 +15,7 @@ from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.hypernetwork.selection import Selection
 from t2l.lora import LoraSpec, ModuleGroup, Scaling
 from t2l.objectives import SftConfig
-from t2l.run.record import LoggerConfig, Run
+from t2l.run.record import Run
 from t2l.training.loop import TrainerConfig
 from t2l.verbs.train import TrainConfig
 
@@ -28,7 +28,7 @@ def _checkpoint(run: Path, seed: int, recorded: bool = True, **settings: Any) ->
     config = TrainConfig(seed=seed, run_dir=str(run), **{**parts, **settings})
     if recorded:
         kept = {k: v for k, v in asdict(config).items() if k not in ("run_dir", "logger")}
-        Run(run, "train", kept, LoggerConfig())
+        Run(run, "train", kept)
     record = CheckpointRecord(
         10, "sft", ResidualConfig(), SPEC, 8, "encoder", "base", "mini", {"suite": "s", "tasks": ["a"], "seed": seed}
     )

@@ -210,7 +210,7 @@ def work(verb: str, settings: Any) -> None:
     """Instead of training."""
     if settings.seed == 2:
         raise ValueError("seed 2 never works")
-    run = Run(Path(settings.run_dir), verb, settings_of(settings), settings.logger)
+    run = Run(Path(settings.run_dir), verb, settings_of(settings))
     run.log_metrics(30, {"train/loss": 1.0, settings.trainer.select_by: 0.1 * settings.seed})
     run.record(finished=True)
 

@@ -25,7 +25,7 @@ from t2l.hypernetwork.checkpoint import (
 )
 from t2l.lora.injection import add_lora
 from t2l.objectives import Objective, ReconstructionConfig, ReconstructionObjective, SftConfig, SftObjective, Steps
-from t2l.run.record import LoggerConfig, Run
+from t2l.run.record import Run
 from t2l.tasks import TaskSuite, tokenize_examples
 from t2l.tasks.batches import draw_noise
 from t2l.tasks.suites import WordListConfig, build
@@ -85,7 +85,7 @@ class Setup:
                 return backward(hypernetwork, step)
 
             steps.backward = dying  # type: ignore[method-assign]
-        run = Run(self.folder, "train", {"config": config}, LoggerConfig())
+        run = Run(self.folder, "train", {"config": config})
         train(self.trainer, steps, model, run, self.record, seed=0, validation=self.validation())
         return model
 
@@ -303,11 +303,3 @@ def test_checkpoints_refuse_another_base_or_encoder(tiny_base: BaseModel, tmp_pa
         check_fits(record, "other", "encoder", "here")
     with pytest.raises(ValueError, match="here was trained with another sentence encoder"):
         check_fits(record, tiny_base.fingerprint, "other", "here")
-
-
-def test_wandb_offline_records(tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    run = Run(tmp_path / "run", "train", {}, LoggerConfig(wandb="offline"))
-    run.log_metrics(1, {"train/loss": 1.0})
-    run.finish()
-    assert list((tmp_path / "run/wandb").glob("offline-run-*"))

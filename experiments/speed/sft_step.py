@@ -39,7 +39,7 @@ from t2l.base_model import BaseModel, lora_spec
 from t2l.hypernetwork import TextToLoraConfig, build
 from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.objectives import SftObjective, Steps
-from t2l.run.record import LoggerConfig, Run
+from t2l.run.record import Run
 from t2l.tasks import TokenizedExample
 from t2l.tasks.batches import collate
 from t2l.training import train
@@ -115,7 +115,7 @@ def _loop(
     def loop(mark: Call) -> None:
         hypernetwork = build(architecture, spec, D_EMBEDDING, 0).to(base.device)
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            train(trainer, _Marked(steps, mark), hypernetwork, Run(Path(name), "train", {}, LoggerConfig()), record, 0)
+            train(trainer, _Marked(steps, mark), hypernetwork, Run(Path(name), "train", {}), record, 0)
 
     return loop
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from t2l.cli.settings import SettingsError, compose_with_hydra, friendly, groups
 from t2l.cli.sweep import JobState, check_states, report_sweep, run_job, states
 from t2l.cli.words import SHOW_CONFIG, SHOW_ELSE, SWEEP, Words, read_words
 from t2l.run.console import fail, is_main_process
+from t2l.run.continuation import settings_of as settings_of_run
 from t2l.run.folder import LOCK, default_folder, job_name
 from t2l.verbs import VERBS, verb_named
 
@@ -86,11 +87,30 @@ def run_verb(name: str, settings: Any) -> None:
     _quiet_libraries()
     verb = verb_named(name)
     if not verb.is_parallel:
-        verb.run(settings)
+        with _tracked(name, settings):
+            verb.run(settings)
         return
     with world() as processes:
         settings.run_dir = processes.gather(settings.run_dir)[0]  # the main process decided on it
-        verb.run(settings, processes)
+        with _tracked(name, settings) if processes.is_main else nullcontext():
+            verb.run(settings, processes)
+
+
+@contextmanager
+def _tracked(name: str, settings: Any) -> Iterator[None]:
+    """A block whose metrics, and what came out of it, go to the tracker that the settings name."""
+    from t2l.tracking import About, JsonlConfig, tracked
+
+    verb = verb_named(name)
+    if isinstance(getattr(settings, "logger", None), JsonlConfig | None):
+        yield
+        return
+    folder = Path(settings.run_dir) if verb.keeps_records and settings.run_dir else None
+    group = folder.parent.name if folder is not None and (folder.parent / "multirun.yaml").is_file() else None
+    with tracked(settings.logger, About(name, settings_of_run(settings), folder, group)) as tracker:
+        yield
+        if verb.results is not None:
+            tracker.log_results(verb.results(settings))
 
 
 def _quiet_libraries() -> None:

@@ -49,9 +49,9 @@ class EvaluateConfig:
     differ in nothing but their seed are one"""
     method_libraries: list[str] = field(default_factory=list)
     """folders of `t2l train_library method=...`; each is a contender oracle_METHOD"""
-    contenders: list[str] = field(default_factory=lambda: list(kinds()))
-    """which contenders to score, by default all; of a harness the base, and what library and checkpoints offer without more
-    (multi_task, oracle, generated)"""
+    contenders: list[str] | None = None
+    """which contenders to score; None: all that suite, library and checkpoints allow, or of a harness the base, and what
+    library and checkpoints offer without more (multi_task, oracle, generated)"""
     harness: Any = None
     """None for t2l's own board, or the lm-evaluation-harness (harness=lm_eval) on `tasks`"""
     tasks: list[str] = field(default_factory=list)
@@ -72,6 +72,8 @@ class EvaluateConfig:
     """split that checkpoints or settings were chosen on, if they were; it is not scored"""
     descriptions_per_task: int = 48
     """training descriptions of each task that tell where it lies (nearest, static, shuffled_nearest)"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
     seed: int = 0
     """decides which tasks, descriptions and shuffles are scored"""
     run_dir: str | None = None
@@ -79,7 +81,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         self._check_harness()
-        chosen = kinds(self.contenders)
+        chosen = kinds(self.contenders if self.contenders is not None else self.offered())
         needy = [name for name, kind in chosen.items() if kind.needs.library]
         if needy and not self.library:
             raise ValueError(f"contenders {', '.join(needy)} need library=DIR, a folder of `t2l train_library`")
@@ -100,6 +102,13 @@ class EvaluateConfig:
                 "among the contenders, and t2l's own board (no harness)"
             )
 
+    def offered(self) -> list[str]:
+        """The contenders that library and checkpoints allow."""
+        return [
+            name for name, kind in kinds().items()
+            if (self.library or not kind.needs.library) and (self.checkpoints or not kind.needs.checkpoints)
+        ]  # fmt: skip
+
     def _check_harness(self) -> None:
         if self.harness is None:
             if self.tasks:
@@ -111,13 +120,8 @@ class EvaluateConfig:
         if self.splits:
             raise ValueError(f"harness={name} scores tasks=[...], no splits: leave out splits=[...]")
         known = kinds()
-        if self.contenders == list(known):
-            self.contenders = [
-                name for name, kind in known.items()
-                if kind.is_harness_default
-                and (self.library or not kind.needs.library)
-                and (self.checkpoints or not kind.needs.checkpoints)
-            ]  # fmt: skip
+        if self.contenders is None:
+            self.contenders = [name for name in self.offered() if known[name].is_harness_default]
         fitting = [name for name, kind in known.items() if kind.needs.is_met_by_harness]
         other = [name for name in self.contenders if name in known and name not in fitting]
         if other:

@@ -11,7 +11,7 @@ from t2l.base_model import BaseModel, load_base_model, lora_spec
 from t2l.encoder import TaskEncoder
 from t2l.evaluation.checkpoints import ScoredCheckpoint, load_checkpoints
 from t2l.evaluation.config import EvaluateConfig
-from t2l.evaluation.contenders.interface import Contender, kinds, training_examples
+from t2l.evaluation.contenders.interface import Contender, kinds
 from t2l.evaluation.contenders.oracle import MethodOracle
 from t2l.evaluation.encoders import Encoders
 from t2l.evaluation.identity import library_recipe
@@ -87,28 +87,18 @@ class Context:
     def contenders(self) -> list[Contender]:
         """Everything asked for, in the order of the configuration; then what other methods learned."""
         known = kinds()
-        made = [c for name in self.config.contenders for c in known[name].make(self)]
+        made = [c for name in self.scope.contenders for c in known[name].make(self)]
         return [*made, *MethodOracle.make(self)]
 
     def check_tasks(self) -> None:
-        """Raises ValueError if the scored tasks lack what their metric or a contender asked for needs. Nothing is scored before."""
+        """Raises ValueError if the scored tasks lack what their metric or an encoder needs. Nothing is scored before."""
         scope, config = self.scope, self.config
-        needs = {name: kind.needs for name, kind in kinds(config.contenders).items()}
-        examples = max((n.examples(config) for n in needs.values() if n.examples), default=0)
         encoders = [e for e in self._reading_encoders() if not e.reads_any_text]
         for view in scope.views:
-            if any(n.other_task for n in needs.values()) and len(view.tasks) < 2:
-                raise ValueError(f"split {view.name!r} has {len(view.tasks)} task(s): shuffling descriptions needs two")
             for encoder in encoders:
                 encoder.encode_groups(view.descriptions)
             for task in view.tasks:
                 check_scorable(task)
-                told = [name for name, n in needs.items() if n.formal_code]
-                if told and task.formal_code is None:
-                    raise ValueError(
-                        f"contender {told[0]}: task {task.name!r} has no formal code; take it out of contenders"
-                    )
-                training_examples(task, examples)
         split = config.robustness_split
         if split is not None and split not in scope.suite.splits:
             log.warning(
@@ -117,7 +107,7 @@ class Context:
 
     def _reading_encoders(self) -> list[TaskEncoder]:
         """Those that embed descriptions of the scored tasks."""
-        needs = [kind.needs for kind in kinds(self.config.contenders).values()]
+        needs = [kind.needs for kind in kinds(self.scope.contenders).values()]
         found = [c.encoder for c in self.checkpoints] if any(n.checkpoints for n in needs) else []
         return list(dict.fromkeys([*found, *([self.encoder] if any(n.encoder for n in needs) else [])]))
 

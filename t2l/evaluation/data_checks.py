@@ -185,9 +185,9 @@ def check_data(
         if config.keep_calibration:
             check_writable(find_checkpoint(Path(path)))
     if config.library:
-        checks.library(config.library, config.contenders, scope.training_tasks)
+        checks.library(config.library, scope.contenders, scope.training_tasks)
     for path in config.method_libraries:
         checks.method_library(path)
-    asked = {name: kind.needs for name, kind in kinds(config.contenders).items()}
+    asked = {name: kind.needs for name, kind in kinds(scope.contenders).items()}
     checks.own_examples({name: needs.examples(config) for name, needs in asked.items() if needs.examples})
     return checks

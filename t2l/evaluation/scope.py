@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from t2l.evaluation.board import view_split
 from t2l.evaluation.checkpoint_folders import scored_folders
 from t2l.evaluation.conditions import Conditions, ScoredPromptConfig, conditions_for, trained_in
 from t2l.evaluation.config import EvaluateConfig
-from t2l.evaluation.contenders.interface import SplitView, kinds
+from t2l.evaluation.contenders.interface import Needs, SplitView, kinds, training_examples
 from t2l.evaluation.scoring import check_code
 from t2l.evaluation.selected import splits_to_score
 from t2l.tasks import TaskSuite, suites
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,61 @@ class Scope:
             check_code(task)
         trained = suites.build(config.training_suite) if config.training_suite is not None else suite
         tasks = list(trained.split("train").tasks) if "train" in trained.splits else []
-        needy = sorted(name for name, kind in kinds(config.contenders).items() if kind.needs.training_tasks)
-        if needy and not tasks:
-            raise ValueError(
-                f"contenders {', '.join(needy)} and their controls come from training tasks, and suite {trained.name} "
-                "has none: name the suite that was trained on, suite@training_suite=NAME"
-            )
+        config = replace(config, contenders=chosen_contenders(config, views, trained.name, tasks))
         return cls(config, conditions, suite, views, trained, tasks)
+
+    @property
+    def contenders(self) -> list[str]:
+        """Names of the contenders, as they are asked for."""
+        assert self.config.contenders is not None  # `of` has decided on them
+        return self.config.contenders
+
+
+def chosen_contenders(
+    config: EvaluateConfig, views: Sequence[SplitView], trained: str, training_tasks: Sequence[str]
+) -> list[str]:
+    """The contenders that a configuration names, or without any all that the scored tasks allow; it is said what was left out.
+
+    Args:
+        trained: name of the suite with the training tasks.
+
+    Raises ValueError if one that is named, or one made from the checkpoints, lacks something.
+    """
+    named = config.contenders if config.contenders is not None else config.offered()
+    left_out: dict[str, str] = {}
+    for name, kind in kinds(named).items():
+        reason = _lacks(kind.needs, config, views, trained, training_tasks)
+        if reason is None:
+            continue
+        if config.contenders is not None or kind.needs.checkpoints:
+            raise ValueError(f"contender {name}: {reason}")
+        left_out[name] = reason
+    if config.contenders is None and (absent := [name for name in kinds() if name not in named]):
+        wants = " or ".join(key for key in ("library", "checkpoints") if not getattr(config, key))
+        log.info("without %s there is no %s", wants, ", ".join(absent))
+    for name, reason in left_out.items():
+        log.info("contender %s is left out: %s", name, reason)
+    return [name for name in named if name not in left_out]
+
+
+def _lacks(
+    needs: Needs, config: EvaluateConfig, views: Sequence[SplitView], trained: str, training_tasks: Sequence[str]
+) -> str | None:
+    """What the scored tasks lack of what a contender needs, and what to do; None if nothing."""
+    if needs.training_tasks and not training_tasks:
+        return (
+            f"it and its controls come from training tasks, and suite {trained} has none: name the suite that was trained on, "
+            "suite@training_suite=NAME"
+        )
+    shots = needs.examples(config) if needs.examples else 0
+    for view in views:
+        if needs.other_task and len(view.tasks) < 2:
+            return f"split {view.name!r} has {len(view.tasks)} task(s), and shuffling descriptions needs two: leave it out of splits"
+        for task in view.tasks:
+            if needs.formal_code and task.formal_code is None:
+                return f"task {task.name!r} has no formal code; take it out of contenders"
+            try:
+                training_examples(task, shots)
+            except ValueError as error:
+                return str(error)
+    return None

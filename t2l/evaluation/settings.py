@@ -11,7 +11,7 @@ from t2l.run.continuation import SINCE
 INDECISIVE: Mapping[str, tuple[str, ...]] = {
     "": (
         "run_dir", "contenders", "splits", "tasks", "checkpoints", "method_libraries", "library", "robustness_split",
-        "confidence", "keep_calibration", "validation_split", "allow_code_execution",
+        "confidence", "keep_calibration", "validation_split", "allow_code_execution", "logger",
     ),
     "base_model": ("path", "gguf_file", "revision", "device", "shard", "trust_remote_code"),
     "encoder": ("path", "revision", "device", "batch_size", "cache", "trust_remote_code"),

@@ -22,7 +22,7 @@ from t2l.run.continuation import flat, is_free
 from t2l.run.folder import LOCK, typed_in
 
 RECORD, JOB, SWEEP = "run.json", "job.json", "sweep.json"
-INSIDE_RUNS = ("checkpoints", "adapters", "static", "cells", "wandb")
+INSIDE_RUNS = ("checkpoints", "adapters", "static", "cells", "wandb", "tensorboard")
 """folders of runs in which there are no runs"""
 HIGHER = ("validation/score",)
 """metrics of which more is better"""

@@ -10,31 +10,17 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2l.checks import one_of
 from t2l.files import check_own, read_json, write_json, write_text
 from t2l.run.continuation import Change, changes, changes_the_result, is_free
 from t2l.run.folder import overrides_of, typed_in
 from t2l.run.memory import PeakMemory
+from t2l.tracking.interface import active, current_stage
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "hydra-core", "numpy")
-
-
-@dataclass
-class LoggerConfig:
-    """Where metrics go besides metrics.jsonl."""
-
-    wandb: str = "disabled"
-    """Weights & Biases mode: disabled, offline or online"""
-    project: str = "t2l"
-    """Weights & Biases project"""
-
-    def __post_init__(self) -> None:
-        one_of(self, ("disabled", "offline", "online"), "wandb", under="logger")
 
 
 def code_version() -> dict[str, str]:
@@ -102,7 +88,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 class Run:
-    """One run: `run.json` (config, versions), `metrics.jsonl`, and Weights & Biases if asked.
+    """One run: `run.json` (config, versions), `metrics.jsonl`, and what an active tracker takes.
 
     Metrics hold no wall-clock times, so that two runs of one seed can be compared line by line; times, and bytes at the
     peak of memory, are in `timings.jsonl`.
@@ -113,7 +99,6 @@ class Run:
         folder: Path,
         verb: str,
         config: Mapping[str, Any],
-        logger: LoggerConfig,
         writes: bool = True,
         defaults: Mapping[str, Any] | None = None,
         may_change: Callable[[Change], str | None] = changes_the_result,
@@ -130,7 +115,6 @@ class Run:
         """
         self.folder = folder
         self._metrics, self._timings = folder / "metrics.jsonl", folder / "timings.jsonl"
-        self._wandb: Any = None
         self._began, self._start, self._memory = round(time.time(), 3), time.perf_counter(), PeakMemory()
         if not writes:
             return
@@ -144,7 +128,6 @@ class Run:
             write_json(
                 record, {"verb": verb, **about, **self._typed(), "config": config, "environments": [environment()]}
             )
-        self._wandb = self._start_wandb(logger, config)
 
     def _go_on(self, config: Mapping[str, Any], changed: Sequence[Change]) -> None:
         path = self.folder / "run.json"
@@ -168,14 +151,6 @@ class Run:
         """The words of the command that does the work, for a record of them that a refused command does not change."""
         return {} if (typed := typed_in(self.folder)) is None else {"typed": typed}
 
-    def _start_wandb(self, logger: LoggerConfig, config: Mapping[str, Any]) -> Any:
-        if logger.wandb == "disabled":
-            return None
-        import wandb
-
-        settings: Any = {"project": logger.project, "mode": logger.wandb, "config": dict(config)}
-        return wandb.init(dir=str(self.folder), reinit="create_new", **settings)
-
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line of metrics for a step."""
         with self._metrics.open("a") as stream:
@@ -184,8 +159,8 @@ class Run:
             took, peak = round(time.perf_counter() - self._start, 3), self._memory.read()
             line = {"step": step, "began": self._began, "time_s": took, "peak_memory": peak}
             stream.write(json.dumps(line) + "\n")
-        if self._wandb is not None:
-            self._wandb.log(dict(metrics), step=step)
+        if (tracker := active()) is not None:
+            tracker.log_metrics(current_stage(), step, metrics)
 
     def forget_after(self, step: int) -> None:
         """Drops lines of later steps, which a resumed run is about to write again (or a half line)."""
@@ -198,16 +173,13 @@ class Run:
                 except json.JSONDecodeError:
                     break
             write_text(path, "".join(kept))
+        if (tracker := active()) is not None:
+            tracker.forget_after(current_stage(), step)
 
     def record(self, **entries: Any) -> None:
         """Adds entries to run.json."""
         path = self.folder / "run.json"
         write_json(path, {**read_json(path), **entries})
-
-    def finish(self) -> None:
-        """Closes what the run opened."""
-        if self._wandb is not None:
-            self._wandb.finish()
 
 
 def check_settings(

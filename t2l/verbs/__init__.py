@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from t2l.tracking import Results
+
 VERBS = {
     "quickstart": "the whole path in one run, on the embedded world by default",
     "train_library": "train an oracle LoRA per task, and the multi-task LoRA",
@@ -23,6 +25,7 @@ VERBS = {
     "try": "answers of the base and of an adapter, side by side",
     "library": "verify and summarise the adapters of a library",
     "runs": "runs and sweeps in one table: state, scores over seeds, time",
+    "report": "a report's tables as LaTeX, Markdown, CSV or Parquet",
     "compare": "reports side by side, with differences paired by example",
     "export": "a trained hypernetwork in one folder to hand on, with a card",
     "merge": "add an adapter to its base's weights and save the model",
@@ -47,6 +50,8 @@ class Verb:
     """whether torchrun may run it in several processes"""
     keeps_records: bool = True
     """whether a run has a folder (run_dir) for its configuration and log, and can be swept over with -m"""
+    results: Callable[[Any], Results] | None = None
+    """what came out, for the tracker (`logger=NAME`) of a config that has the key `logger`"""
 
 
 def verb_named(name: str) -> Verb:

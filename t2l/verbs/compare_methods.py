@@ -20,6 +20,7 @@ from t2l.tasks import suites
 from t2l.verbs import Verb
 from t2l.verbs.evaluate import evaluate, print_report
 from t2l.verbs.library import training_outcome
+from t2l.verbs.results import of_report
 from t2l.verbs.shared import folder_of, settings_from
 from t2l.verbs.train_library import TrainLibraryConfig, train_library
 
@@ -51,6 +52,8 @@ class CompareMethodsConfig:
     allow_code_execution: bool = False
     """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
     code can do harm, so give it a sandbox"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
     seed: int = 0
     """decides the tasks, initial values and data order"""
     run_dir: str | None = None
@@ -114,4 +117,4 @@ def compare_methods(config: CompareMethodsConfig) -> list[Cell]:
     return cells
 
 
-VERB = Verb(CompareMethodsConfig, compare_methods)
+VERB = Verb(CompareMethodsConfig, compare_methods, results=of_report)

@@ -22,6 +22,7 @@ from t2l.evaluation.settings import decisive_settings
 from t2l.evaluation.store import CellStore, Ledger
 from t2l.files import read_json
 from t2l.verbs import Verb
+from t2l.verbs.results import of_report
 from t2l.verbs.shared import report_folder
 
 log = logging.getLogger(__name__)
@@ -75,4 +76,4 @@ def run(config: EvaluateConfig) -> None:
     print_harness(evaluate_with_harness(config), Path(config.run_dir or ""))
 
 
-VERB = Verb(EvaluateConfig, run)
+VERB = Verb(EvaluateConfig, run, results=of_report)

@@ -41,7 +41,7 @@ def evaluate_with_harness(config: EvaluateConfig) -> list[Row]:
     scope = Scope.of(replace(config, splits=[]))
     config = scope.config
     check_checkpoints(scope)
-    described = config.prompt.is_shown or any(k.needs.descriptions for k in kinds(config.contenders).values())
+    described = config.prompt.is_shown or any(k.needs.descriptions for k in kinds(scope.contenders).values())
     told = {n: descriptions_of(config.harness, n, scope.suite.tasks) if described else ([], "") for n in harness.tasks}
     own = [config.harness.library_tasks.get(n, n) for n in harness.tasks]
     view = view_of(own, [texts for texts, _ in told.values()], config.prompt.is_shown)

@@ -11,6 +11,7 @@ from t2l.checks import in_range
 from t2l.hypernetwork.checkpoint import SHIPPED, find_checkpoint, load_record
 from t2l.hypernetwork.generator import Confidence, folders_for, load, missing_base, read_descriptions, write_adapters
 from t2l.verbs import Verb
+from t2l.verbs.results import of_adapters
 
 
 @dataclass
@@ -31,6 +32,8 @@ class GenerateConfig:
     """base model the adapters are for, a folder or hub id; None means the checkpoint's own"""
     warn_below: float = 0.5
     """expected score below which `t2l generate` warns about a description"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
     licence: str | None = None
     """licence of the adapters, as the hub spells it (apache-2.0, mit...), for their cards; None states none"""
 
@@ -72,4 +75,4 @@ def run(config: GenerateConfig) -> None:
         print(f"t2l: warning: {missing}", file=sys.stderr)
 
 
-VERB = Verb(GenerateConfig, run, words=("descriptions",), keeps_records=False)
+VERB = Verb(GenerateConfig, run, words=("descriptions",), keeps_records=False, results=of_adapters)

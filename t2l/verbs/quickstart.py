@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from t2l.evaluation.board import BoardConfig, view_split
 from t2l.evaluation.conditions import conditions_for, trained_in
 from t2l.evaluation.config import EvaluateConfig
 from t2l.evaluation.contenders.few_shot import FewShotConfig
-from t2l.evaluation.contenders.interface import kinds
+from t2l.evaluation.contenders.interface import SplitView, kinds
 from t2l.evaluation.metrics.code_runner import as_configured
+from t2l.evaluation.scope import chosen_contenders
 from t2l.evaluation.scoring import check_code, greedy_answers
 from t2l.library import open_library
 from t2l.library.training import LibraryTrainingConfig
@@ -24,15 +26,19 @@ from t2l.methods.low_rank import check_layers
 from t2l.objectives import objective_of
 from t2l.run.console import print_table
 from t2l.tasks import PromptConfig, TaskSuite, suites
+from t2l.tracking import stage
 from t2l.training.loop import TrainerConfig
 from t2l.verbs import Verb
 from t2l.verbs.evaluate import evaluate, print_report
 from t2l.verbs.generate import GenerateConfig, generate
+from t2l.verbs.results import of_quickstart
 from t2l.verbs.shared import settings_from
 from t2l.verbs.train import TrainConfig, train
 from t2l.verbs.train_library import TrainLibraryConfig, train_library
 
 log = logging.getLogger(__name__)
+CONTENDERS = ("base", "prompted", "formal_code", "multi_task", "oracle", "generated")
+"""what is scored unless something else is asked for"""
 
 
 @dataclass
@@ -67,15 +73,15 @@ class QuickstartConfig:
     """contenders that learn from a few examples"""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """what the base reads beside a question"""
-    contenders: list[str] = field(
-        default_factory=lambda: ["base", "prompted", "formal_code", "multi_task", "oracle", "generated"]
-    )
-    """which contenders to score"""
+    contenders: list[str] | None = None
+    """which contenders to score; None: base, prompted, multi_task, oracle, generated, and formal_code if tasks have one"""
     allow_code_execution: bool = False
     """whether the code that the model writes may run, for tasks that are scored by running it (pass@1); such
     code can do harm, so give it a sandbox"""
     descriptions_per_task: int = 48
     """training descriptions of each task that are used"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
     seed: int = 0
     """the one seed of everything"""
     run_dir: str | None = None
@@ -116,45 +122,72 @@ def _show_one(config: QuickstartConfig, folder: Path) -> None:
     print(f"PEFT adapter folder: {out}")
 
 
+def _contenders(config: QuickstartConfig, views: Sequence[SplitView]) -> list[str]:
+    """Those asked for, else the usual ones that the tasks allow."""
+    if config.contenders is not None:
+        return config.contenders
+    has_codes = all(task.formal_code is not None for view in views for task in view.tasks)
+    return [name for name, kind in kinds(CONTENDERS).items() if has_codes or not kind.needs.formal_code]
+
+
+def _evaluation(config: QuickstartConfig, contenders: list[str], folders: Mapping[str, str]) -> EvaluateConfig:
+    """Of the last step but one. Spelled out: `prompt` and `descriptions_per_task` say something else there than in training."""
+    return EvaluateConfig(
+        base_model=config.base_model,
+        encoder=config.encoder,
+        suite=config.suite,
+        lora=config.lora,
+        evaluation=config.evaluation,
+        library=folders["library"],
+        contenders=contenders,
+        few_shot=config.few_shot,
+        allow_code_execution=config.allow_code_execution,
+        robustness_split=None,
+        keep_calibration=any(kind.is_generated for kind in kinds(contenders).values()),
+        checkpoints=[folders["sft"], folders["reconstruction"]],
+        seed=config.seed,
+        run_dir=config.run_dir,
+    )
+
+
+def _planned(config: QuickstartConfig, folders: Mapping[str, str]) -> EvaluateConfig:
+    """The evaluation, checked before anything is trained for it. Raises ValueError if the suite's tasks do not allow it."""
+    suite = suites.build(config.suite)
+    names = [name for name, split in suite.splits.items() if split.tasks]
+    views = [view_split(suite, name, config.evaluation, config.seed) for name in names]
+    for task in (task for view in views for task in view.tasks):
+        check_code(task)
+    planned = _evaluation(config, _contenders(config, views), folders)
+    chosen_contenders(planned, views, suite.name, suite.split("train").tasks)
+    return planned
+
+
 @as_configured
 def quickstart(config: QuickstartConfig) -> None:
-    """Runs the whole path; what is already in the run folder is kept and not done again."""
+    """Runs the whole path; what is already in the run folder is kept and not done again.
+
+    Raises ValueError, before anything is trained, if a split has too few tasks for the controls, or a contender lacks something.
+    """
     console, folder = Console(), Path(config.run_dir or "runs/quickstart")
-    library, reconstruction, sft = (str(folder / name) for name in ("library", "reconstruction", "sft"))
-    suite = suites.build(config.suite)
-    for split in (name for name, s in suite.splits.items() if s.tasks):
-        for task in view_split(suite, split, config.evaluation, config.seed).tasks:
-            check_code(task)
+    config = replace(config, run_dir=str(folder))
+    folders = {name: str(folder / name) for name in ("library", "reconstruction", "sft")}
+    planned = _planned(config, folders)
     console.rule("1/5 library: one LoRA per task, and the multi-task LoRA")
-    train_library(settings_from(TrainLibraryConfig, config, training=config.library_training, run_dir=library))
+    library = {"training": config.library_training, "run_dir": folders["library"]}
+    train_library(settings_from(TrainLibraryConfig, config, **library))
     console.rule("2/5 hypernetwork trained by reconstruction of the library")
-    own = {"objective": config.reconstruction, "trainer": config.reconstruction_trainer, "library": library}
-    train(settings_from(TrainConfig, config, **own, run_dir=reconstruction))
+    own = {"objective": config.reconstruction, "trainer": config.reconstruction_trainer, "library": folders["library"]}
+    with stage("reconstruction"):
+        train(settings_from(TrainConfig, config, **own, run_dir=folders["reconstruction"]))
     console.rule("3/5 hypernetwork trained by SFT through the frozen base")
-    train(settings_from(TrainConfig, config, objective=config.sft, trainer=config.sft_trainer, run_dir=sft))
+    own = {"objective": config.sft, "trainer": config.sft_trainer, "run_dir": folders["sft"]}
+    with stage("sft"):
+        train(settings_from(TrainConfig, config, **own))
     console.rule("4/5 every contender on every split")
-    # Spelled out: `prompt` and `descriptions_per_task` say something else of an evaluation than of training.
-    cells = evaluate(
-        EvaluateConfig(
-            base_model=config.base_model,
-            encoder=config.encoder,
-            suite=config.suite,
-            lora=config.lora,
-            evaluation=config.evaluation,
-            library=library,
-            contenders=config.contenders,
-            few_shot=config.few_shot,
-            allow_code_execution=config.allow_code_execution,
-            robustness_split=None,
-            keep_calibration=any(kind.is_generated for kind in kinds(config.contenders).values()),
-            checkpoints=[sft, reconstruction],
-            seed=config.seed,
-            run_dir=str(folder),
-        )
-    )
+    cells = evaluate(planned)
     console.rule("5/5 one generated adapter at work")
     _show_one(config, folder)
     print_report(cells, folder)
 
 
-VERB = Verb(QuickstartConfig, quickstart)
+VERB = Verb(QuickstartConfig, quickstart, results=of_quickstart)

@@ -36,7 +36,7 @@ from t2l.lora.source import AdapterSource, digest_of
 from t2l.objectives import Materials, Objective, Steps, name_of, needs_of, objective_of
 from t2l.registry import component_of
 from t2l.run.continuation import defaults_of, settings_of
-from t2l.run.record import LoggerConfig, Run
+from t2l.run.record import Run
 from t2l.tasks import PromptConfig, Task, TaskSuite, suites
 from t2l.tasks.manifest import Manifest
 from t2l.training import Validation
@@ -46,6 +46,7 @@ from t2l.training.going_on import is_finished, settings_may_change
 from t2l.training.loop import TrainerConfig
 from t2l.training.origin import Origin, where_from
 from t2l.verbs import Verb
+from t2l.verbs.results import of_training
 from t2l.verbs.shared import folder_of
 
 log = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ class TrainConfig:
     """the training loop"""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """what the base reads beside a question"""
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    """where metrics go besides metrics.jsonl"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
     library: str | None = None
     """folder of `t2l train_library`; the reconstruction objective needs it, alone or in a sum"""
     descriptions_per_task: int = 48
@@ -383,15 +384,14 @@ def train(config: TrainConfig, world: World | None = None) -> Path:
     centres = task_centres(hypernetwork, [e.to(base.device) for e in embeddings])
     data = _training_data(setting, TrainingData(learnt.manifest, centres), origin, latest)
     may_change = settings_may_change(config, newest)
-    run = Run(folder, "train", settings_of(config), config.logger, world.is_main, defaults_of(config), may_change)
+    run = Run(folder, "train", settings_of(config), world.is_main, defaults_of(config), may_change)
     with verify_frozen(base.model) as parameters:
         end = run_training(config.trainer, steps, hypernetwork, run, record, config.seed, world, data, validation)
     if world.is_main:
         early = {"stopped_early": True} if end.step < config.trainer.steps else {}
         run.record(base_parameters_sha256=parameters, finished=True, steps=end.step, **early)
-        run.finish()
     log.info("hypernetwork of %d parameters in %s", sum(p.numel() for p in hypernetwork.parameters()), folder)
     return folder
 
 
-VERB = Verb(TrainConfig, train, is_parallel=True)
+VERB = Verb(TrainConfig, train, is_parallel=True, results=of_training)

@@ -28,6 +28,7 @@ from t2l.seeding import generator_for
 from t2l.tasks import PromptConfig, Task, TaskSuite, suites
 from t2l.verbs import Verb
 from t2l.verbs.library import training_outcome
+from t2l.verbs.results import of_library
 from t2l.verbs.shared import folder_of, tasks_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class TrainLibraryConfig:
     training tasks' adapters then use theirs. Named tasks come on top"""
     train_multi_task: bool | None = None
     """whether the multi-task LoRA is trained, on the tasks of split `train`; None: unless `tasks` names single ones"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
     seed: int = 0
     """decides initial weights and data order"""
     run_dir: str | None = None
@@ -246,4 +249,4 @@ def run(config: TrainLibraryConfig, world: World) -> None:
     raise SystemExit(1)
 
 
-VERB = Verb(TrainLibraryConfig, run, is_parallel=True)
+VERB = Verb(TrainLibraryConfig, run, is_parallel=True, results=of_library)

@@ -104,7 +104,7 @@ def _of_library(context: Context, task: str) -> list[str]:
     adapters, static = context.opened.adapters, context.opened.static
     together = static.provenance(MULTI_TASK).get("tasks", ()) if static.tasks() else ()
     knows = {"own": task in adapters.tasks(), "multi_task": task in together}
-    asked = kinds(context.config.contenders)
+    asked = kinds(context.scope.contenders)
     return [
         f"{context.config.library} ({name})"
         for part, known in knows.items() if known

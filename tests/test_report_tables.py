@@ -1,0 +1,121 @@
+"""`t2l report`: a report's tables in other forms say what `report.json` says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2l.cli import main
+from t2l.evaluation.report.tables import TABLES, ReportTable, long_table, to_latex, wide_table
+
+REPORT: dict[str, Any] = {
+    "results": [
+        {"contender": "base", "split": "a_b", "metric": "m", "mean": 0.0, "ci95": [0.0, 0.0], "n_tasks": 2, "n_examples": 4, "n_seeds": 1},
+        {"contender": "gen_x[lr=1e-3 & 5%]", "split": "a_b", "metric": "m", "mean": 0.456, "ci95": [0.25, 0.75], "n_tasks": 2, "n_examples": 4, "n_seeds": 1},
+        {"contender": "gen_x[lr=1e-3 & 5%]", "split": "c", "metric": "m", "mean": 1.0, "ci95": [1.0, 1.0], "n_tasks": 2, "n_examples": 4, "n_seeds": 1},
+    ],
+    "controls": [
+        {"contender": "gen_x[lr=1e-3 & 5%]", "control": "shuffled", "split": "a_b", "difference": 0.3, "ci95": [-0.1, 0.5], "n_tasks": 2}
+    ],
+    "recovered": [{"contender": "gen_x[lr=1e-3 & 5%]", "split": "c", "fraction": None}],
+    "by_task": [{"contender": "base", "split": "c", "scores": {"t1": 0.5, "t2": None}, "fingerprints": []}],
+    "costs": [{"contender": "base", "prompt_tokens": 15.36, "training_time_s": None}],
+}  # fmt: skip
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    main(["report", *words])
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["report", *words])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err.strip()
+    assert "\n" not in told
+    return told
+
+
+def test_wide_and_long() -> None:
+    wide = wide_table(REPORT, "results")
+    assert wide.header == ["contender", "a_b", "c"]
+    assert wide.rows == [
+        ["base", "0.00 [0.00, 0.00]", None],
+        ["gen_x[lr=1e-3 & 5%]", "0.46 [0.25, 0.75]", "1.00 [1.00, 1.00]"],
+    ]
+    assert wide_table(REPORT, "controls").rows == [["gen_x[lr=1e-3 & 5%]", "shuffled", "+0.30 [-0.10, +0.50]"]]
+    assert wide_table(REPORT, "recovered").rows == [["gen_x[lr=1e-3 & 5%]", ""]]
+    long = long_table(REPORT, "results")
+    assert list(long.header) == ["contender", "split", "metric", "mean", "low", "high", "tasks", "examples", "seeds"]
+    assert list(long.rows[1]) == ["gen_x[lr=1e-3 & 5%]", "a_b", "m", 0.456, 0.25, 0.75, 2, 4, 1]
+    assert long_table(REPORT, "by_task").rows == [("base", "c", "t1", 0.5), ("base", "c", "t2", None)]
+    assert wide_table(REPORT, "costs") == long_table(REPORT, "costs")
+    assert long_table({"results": []}, "against") == ReportTable([], [])
+
+
+def test_latex_escapes_names_and_closes_what_it_opens() -> None:
+    made = to_latex(wide_table(REPORT, "results"))
+    assert r"\begin{tabular}{lrr}" in made
+    assert (
+        r"gen\_x[lr=1e-3 \& 5\%] & $0.46$ {\scriptsize $[0.25, 0.75]$} & $1.00$ {\scriptsize $[1.00, 1.00]$} \\" in made
+    )
+    assert r"base & $0.00$ {\scriptsize $[0.00, 0.00]$} &  \\" in made
+    assert r"contender & a b & c \\" in made
+    assert r"$+0.30$ {\scriptsize $[-0.10, +0.50]$}" in to_latex(wide_table(REPORT, "controls"))
+    for name in TABLES:
+        made = to_latex(wide_table({**REPORT, "against": [], "content": []}, name))
+        bare = re.sub(r"\\[\\{}]", "", made)
+        assert bare.count("{") == bare.count("}")
+        assert made.rstrip().endswith(r"\end{tabular}")
+    weird = to_latex(ReportTable(["contender"], [["a\\b~c^d{e}#f$g"]]))
+    assert r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\{e\}\#f\$g \\" in weird
+
+
+def test_every_form_of_a_real_report(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board = str(root / "board")
+    data = json.loads((root / "board/report.json").read_text())
+    rows = list(csv.DictReader(io.StringIO(shown(capsys, board, "to=csv"))))
+    assert [float(r["mean"]) for r in rows] == [r["mean"] for r in data["results"]]
+    assert [float(r["low"]) for r in rows] == [r["ci95"][0] for r in data["results"]]
+    contenders = {r["contender"] for r in data["results"]}
+    for form in ("markdown", "latex", "table"):
+        told = shown(capsys, board, f"to={form}")
+        assert all(
+            form == "table" or name.replace("_", r"\_" if form == "latex" else "_") in told for name in contenders
+        )
+    for table in (name for name in TABLES if data.get(name)):
+        for form in ("csv", "markdown", "latex", "table"):
+            assert shown(capsys, board, f"table={table}", f"to={form}").strip()
+    few = shown(capsys, board, "to=csv", "contenders=[base,oracle]", "splits=train")
+    assert {(r["contender"], r["split"]) for r in csv.DictReader(io.StringIO(few))} == {
+        ("base", "train"),
+        ("oracle", "train"),
+    }
+    path = tmp_path / "new/scores.parquet"
+    assert shown(capsys, board, "to=parquet", f"file={path}").strip() == str(path)
+    from pandas import read_parquet
+
+    assert read_parquet(path)["mean"].tolist() == [r["mean"] for r in data["results"]]
+
+
+def test_what_cannot_be_shown_is_said(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board = str(root / "board")
+    assert "holds no report.json" in refused(capsys, str(tmp_path))
+    assert "report needs the run folder of a report" in refused(capsys)
+    assert "to must be table, markdown, latex, csv or parquet, not 'xls'" in refused(capsys, board, "to=xls")
+    assert "table must be results, " in refused(capsys, board, "table=scores")
+    assert "table=content: this report has nothing of it; choose from results, controls" in refused(
+        capsys, board, "table=content"
+    )
+    assert "name the file to write" in refused(capsys, board, "to=parquet")
+    assert "this report has no 'nobody'; it has base" in refused(capsys, board, "contenders=nobody")
+    (tmp_path / "mine.tex").write_text("mine")
+    assert "mine.tex" in refused(capsys, board, "to=latex", f"file={tmp_path / 'mine.tex'}")
+    assert (tmp_path / "mine.tex").read_text() == "mine"

@@ -1,0 +1,302 @@
+"""Trackers: what Weights & Biases and TensorBoard are told, read back from their own files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2l.cli import main
+from t2l.cli.command import run_verb
+from t2l.registry import register
+from t2l.run.record import Run
+from t2l.tracking import About, Artifact, JsonlConfig, Results, Table, Tracker, active, stage, tracked
+from t2l.tracking.tensorboard import TensorBoardConfig
+from t2l.tracking.wandb import WandbConfig
+from t2l.verbs.generate import GenerateConfig
+from t2l.verbs.quickstart import QuickstartConfig
+from t2l.verbs.results import of_adapters, of_library, of_quickstart, of_report, of_training
+from t2l.verbs.train import TrainConfig
+from t2l.verbs.train_library import TrainLibraryConfig
+
+BLOCK = 32768
+
+
+@dataclass
+class ListConfig:
+    """A tracker that keeps what it is told."""
+
+
+@register("logger", "list", ListConfig)
+class ListTracker(Tracker):
+    """Keeps what it is told."""
+
+    told: list[tuple[Any, ...]] = []  # noqa: RUF012
+
+    def log_metrics(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        self.told.append((stage, step, dict(metrics)))
+
+    def forget_after(self, stage: str, step: int) -> None:
+        self.told.append((stage, "forget", step))
+
+    def log_results(self, results: Results) -> None:
+        self.told.append(("results", results))
+
+    def finish(self, failed: bool) -> None:
+        self.told.append(("failed" if failed else "finished",))
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    ListTracker.told = []
+    return ListTracker.told
+
+
+@pytest.fixture(scope="module")
+def quick(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a quickstart leaves."""
+    folder = tmp_path_factory.mktemp("quick")
+    shutil.copytree(root / "board", folder, dirs_exist_ok=True)
+    for name, where in (("library",) * 2, ("sft",) * 2, ("reconstruction",) * 2, ("one", "generated")):
+        shutil.copytree(root / name, folder / where)
+    return folder
+
+
+def about(folder: Path | None = None) -> About:
+    return About("train", {"seed": 3, "trainer": {"lr": 0.1}}, folder)
+
+
+def records(folder: Path) -> list[Any]:
+    """Everything in the files of offline runs, oldest first: records in blocks, in LevelDB's log format."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = []
+    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        data, at, part = file.read_bytes(), 7, b""
+        while at + 7 <= len(data):
+            if BLOCK - at % BLOCK < 7:  # no room for a header: zeros up to the next block
+                at += BLOCK - at % BLOCK
+                continue
+            _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+            part += data[at + 7 : at + 7 + length]
+            at += 7 + length
+            if kind in (1, 4):  # whole, or the last part
+                record = Record()
+                record.ParseFromString(part)
+                found.append(record)
+                part = b""
+    return found
+
+
+def of_kind(found: list[Any], kind: str) -> Iterator[Any]:
+    return (getattr(r, kind) for r in found if r.WhichOneof("record_type") == kind)
+
+
+def values(items: Any) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_a_run_tells_the_tracker_that_is_active(tmp_path: Path, told: list[tuple[Any, ...]]) -> None:
+    run = Run(tmp_path, "train", {})
+    run.log_metrics(1, {"train/loss": 3.0})
+    with tracked(ListConfig(), about()):
+        run.log_metrics(2, {"train/loss": 2.0})
+        with stage("sft"):
+            run.log_metrics(3, {"train/loss": 1.0})
+            run.forget_after(2)
+    assert told == [("", 2, {"train/loss": 2.0}), ("sft", 3, {"train/loss": 1.0}), ("sft", "forget", 2), ("finished",)]
+    assert active() is None
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_end_says_whether_a_run_failed(told: list[tuple[Any, ...]]) -> None:
+    for error in (ValueError("no"), SystemExit(1), KeyboardInterrupt()):
+        with pytest.raises(type(error)), tracked(ListConfig(), about()):
+            raise error
+    with pytest.raises(SystemExit), tracked(ListConfig(), about()):
+        raise SystemExit(0)
+    assert told == [("failed",)] * 3 + [("finished",)]
+
+
+def test_an_artifacts_version_is_of_its_content(tmp_path: Path) -> None:
+    (tmp_path / "wandb").mkdir()
+    for name in ("a.json", "wandb/log", "train.log", "timings.jsonl", ".hidden", "trainer.safetensors"):
+        (tmp_path / name).write_text(name)
+    artifact = Artifact("adapter", tmp_path, label="my run")
+    assert [p.name for p in artifact.files] == ["a.json"]
+    before = artifact.reference
+    assert before.startswith("adapter-my-run:")
+    (tmp_path / "train.log").write_text("more")
+    assert replace(artifact).reference == before
+    (tmp_path / "a.json").write_text("other")
+    assert replace(artifact).reference != before
+
+
+# What verbs made
+
+
+def test_what_verbs_made(quick: Path) -> None:
+    library = of_library(TrainLibraryConfig(run_dir=str(quick / "library")))
+    assert library.summary["adapters"] == len(library.tables["adapters"].rows) > 0
+    (trained,) = of_training(
+        TrainConfig(run_dir=str(quick / "reconstruction"), library=str(quick / "library"))
+    ).artifacts
+    assert trained.kind == "hypernetwork"
+    assert [a.reference for a in trained.made_from] == [library.artifacts[0].reference]
+    report = of_report(QuickstartConfig(run_dir=str(quick)))
+    data = json.loads((quick / "report.json").read_text())
+    assert len(report.tables["results"].rows) == len(report.summary) == len(data["results"]) > 0
+    assert set(report.figures) == {p.stem for p in quick.glob("*.png")}
+    assert not any(p.is_relative_to(quick / "library") for p in report.artifacts[0].files)
+    (adapter,) = of_adapters(GenerateConfig(checkpoint=str(quick / "sft"), run_dir=str(quick / "generated"))).artifacts
+    whole = of_quickstart(QuickstartConfig(run_dir=str(quick)))
+    names = {a.reference: [s.reference for s in a.made_from] for a in whole.artifacts}
+    assert [n.split("-")[0] for n in names] == ["library", "hypernetwork", "hypernetwork", "adapter", "report"]
+    assert names[adapter.reference] == [adapter.made_from[0].reference]
+    assert names[trained.reference] == [library.artifacts[0].reference]
+    assert set(names[whole.artifacts[-1].reference]) == set(list(names)[:3])
+
+
+# Weights & Biases
+
+
+def test_offline_files_hold_all_that_was_told(quick: Path, tmp_path: Path) -> None:
+    config = WandbConfig(mode="offline", project="mine", tags=["a"], notes="why", group="g")
+    results = of_quickstart(QuickstartConfig(run_dir=str(quick)))
+    with tracked(config, about(tmp_path)) as tracker:
+        tracker.log_metrics("", 1, {"train/loss": 2.0})
+        tracker.log_metrics("sft", 7, {"train/loss": 1.0})
+        tracker.log_results(results)
+    found = records(tmp_path)
+    run = next(of_kind(found, "run"))
+    assert (run.project, run.display_name, run.run_group, list(run.tags), run.notes, run.job_type) == (
+        "mine", tmp_path.name, "g", ["a"], "why", "train",
+    )  # fmt: skip
+    settings = {}
+    for r in (run, *of_kind(found, "run")):
+        settings |= values(r.config.update)
+    assert settings["seed"] == 3
+    assert settings["trainer"] == {"lr": 0.1}
+    history = [values(h.item) for h in of_kind(found, "history")]
+    assert history[0]["train/loss"] == 2.0
+    assert {"sft/step": 7, "sft/train/loss": 1.0}.items() <= history[1].items()
+    shown = {item.key or item.nested_key[0] for h in of_kind(found, "history") for item in h.item}
+    assert {"results", "by_task", *results.figures} <= shown
+    summary: dict[str, Any] = {}
+    for s in of_kind(found, "summary"):
+        summary |= values(s.update)
+    assert {k: summary[k] for k in results.summary} == results.summary
+    made = {
+        a.name: (a.type, [alias for alias in a.aliases if alias != "latest"], json.loads(a.metadata)["made_from"])
+        for a in of_kind(found, "artifact")
+        if a.type != "run_table"
+    }
+    assert made == {a.name: (a.kind, [a.version], [s.reference for s in a.made_from]) for a in results.artifacts}
+
+
+def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path) -> None:
+    for step in (1, 2):
+        with tracked(WandbConfig(mode="offline"), about(tmp_path)) as tracker:
+            tracker.log_metrics("", step, {"train/loss": 1.0 / step})
+    found = records(tmp_path)
+    assert len({r.run_id for r in of_kind(found, "run")}) == 1
+    assert next(of_kind(found, "run")).run_id == json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert [values(h.item)["train/loss"] for h in of_kind(found, "history")] == [1.0, 0.5]
+
+
+def test_what_weights_and_biases_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with (
+        pytest.raises(ValueError, match=r"^logger=wandb: .*logger.mode=offline") as caught,
+        tracked(WandbConfig(), about(tmp_path)),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    assert "short" not in str(caught.value)
+
+
+def test_values_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"logger\.mode must be"):
+        WandbConfig(mode="on")
+    with pytest.raises(ValueError, match=r"logger\.artifacts: unknown 'x'; choose from library"):
+        WandbConfig(artifacts=["x"])
+
+
+# TensorBoard
+
+
+def test_tensorboard_files_hold_all_that_was_told(tmp_path: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Image.new("RGB", (4, 3)).save(tmp_path / "figure.png")
+    results = Results(
+        {"score": 0.5, "verdict": "sound"}, {"t": Table(("a", "b"), [(1, "x|y")])}, {"f": tmp_path / "figure.png"}
+    )
+    with tracked(TensorBoardConfig(), about(tmp_path)) as tracker:
+        for step in (1, 2, 3):
+            tracker.log_metrics("sft", step, {"train/loss": 1.0 / step})
+        tracker.forget_after("sft", 1)
+        tracker.log_metrics("sft", 2, {"train/loss": 9.0})
+        tracker.log_results(results)
+    whole = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert whole.Scalars("summary/score")[0].value == 0.5
+    assert {"config/text_summary", "summary/verdict/text_summary", "t/text_summary"} <= set(whole.Tags()["tensors"])
+    assert b"| 1 | x\\|y |" in whole.Tensors("t/text_summary")[0].tensor_proto.string_val[0]
+    assert (whole.Images("f")[0].width, whole.Images("f")[0].height) == (4, 3)
+    curve = EventAccumulator(str(tmp_path / "tensorboard/sft")).Reload().Scalars("train/loss")
+    assert [(e.step, e.value) for e in curve] == [(1, 1.0), (2, 9.0)]
+
+
+# From the command line
+
+
+def test_a_verb_tells_its_tracker_what_it_made(root: Path, tmp_path: Path, told: list[tuple[Any, ...]]) -> None:
+    config = GenerateConfig(["Keep only the animals."], checkpoint=str(root / "sft"), run_dir=str(tmp_path / "a"))
+    config.logger = ListConfig()
+    run_verb("generate", config)
+    assert told[0][1].summary == {"adapters": 1}
+    assert told[1] == ("finished",)
+    told.clear()
+    config.logger = JsonlConfig()
+    run_verb("generate", config)
+    assert not told
+
+
+def test_generate_keeps_trackers_files_out_of_the_adapter(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["generate", "Keep only the animals.", f"checkpoint={root / 'sft'}", "run_dir=a", "logger=wandb_offline"])
+    assert not list((tmp_path / "a").glob("wandb*"))
+    found = records(tmp_path)
+    assert next(of_kind(found, "run")).job_type == "generate"
+
+
+def test_jobs_of_a_sweep_are_a_group(
+    tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("t2l.tracking.tracked", lambda config, about: seen.append(about) or tracked(config, about))
+    monkeypatch.setattr("t2l.cli.command.verb_named", lambda name: Fake())
+    (tmp_path / "sweep/0").mkdir(parents=True)
+    (tmp_path / "sweep/multirun.yaml").touch()
+    for folder in ("sweep/0", "alone"):
+        run_verb("train", TrainConfig(run_dir=str(tmp_path / folder), logger=ListConfig()))
+    assert [(a.group, a.folder.name) for a in seen] == [("sweep", "0"), (None, "alone")]
+
+
+class Fake:
+    """A verb that does nothing."""
+
+    is_parallel, keeps_records, results = False, True, None
+
+    def run(self, settings: Any) -> None:
+        assert active() is not None
