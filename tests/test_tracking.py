@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_run
 
 from t2l.cli import main
 from t2l.cli.command import run_verb
@@ -300,3 +301,61 @@ class Fake:
 
     def run(self, settings: Any) -> None:
         assert active() is not None
+
+
+@pytest.mark.slow
+def test_an_offline_quickstart_is_one_run(tmp_path: Path) -> None:
+    """Stopped after its first hypernetwork and begun again: curves of both, the board, and what was made of what."""
+    brief = [
+        f"{part}.{key}"
+        for part in ("library_training", "multi_task")
+        for key in ("steps=2", "rows_per_task=2", "cycles=1")
+    ]
+    brief += [
+        f"{part}.{key}"
+        for part in ("sft_trainer", "reconstruction_trainer")
+        for key in ("steps=12", "tasks_per_step=8")
+    ]
+    brief += [
+        f"evaluation.{key}"
+        for key in ("tasks_per_split=3", "examples_per_task=2", "descriptions_per_task=1", "bootstrap_samples=20")
+    ]
+    words = [
+        "quickstart",
+        *small_run.SMALL,
+        *brief,
+        "descriptions_per_task=2",
+        "hypernetwork=l",
+        "library_training.tasks_at_once=64",
+    ]
+    words += ["contenders=[base,oracle,generated]", "logger=wandb_offline", f"run_dir={tmp_path}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("t2l.verbs.quickstart.evaluate", lambda config: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            main(words)
+    main(words)
+    found = records(tmp_path)
+    assert len({run.run_id for run in of_kind(found, "run")}) == 1
+    ends = [end.exit_code for end in of_kind(found, "exit")]
+    assert ends == [1, 0]
+    config = values(next(of_kind(found, "run")).config.update)
+    assert config["suite"]["train_examples"] == 16
+    history = [values(h.item) for h in of_kind(found, "history")]
+    for name in ("sft", "reconstruction"):
+        assert any({f"{name}/step", f"{name}/train/loss"} <= set(line) for line in history)
+    shown = {item.key or item.nested_key[0] for h in of_kind(found, "history") for item in h.item}
+    assert {"results", "by_task", "scores", "controls"} <= shown
+    report = json.loads((tmp_path / "report.json").read_text())
+    summary: dict[str, Any] = {}
+    for line in of_kind(found, "summary"):
+        summary |= values(line.update)
+    assert {f"{r['contender']}/{r['split']}": r["mean"] for r in report["results"]}.items() <= summary.items()
+    made = {a.name: json.loads(a.metadata)["made_from"] for a in of_kind(found, "artifact") if a.type != "run_table"}
+    before = {name: [source.split(":")[0] for source in sources] for name, sources in made.items()}
+    assert before == {
+        "library-library": [],
+        "hypernetwork-reconstruction": ["library-library"],
+        "hypernetwork-sft": [],
+        "adapter-generated": ["hypernetwork-sft"],
+        f"report-{tmp_path.name}": ["hypernetwork-sft", "hypernetwork-reconstruction", "library-library"],
+    }
