@@ -116,6 +116,20 @@ def test_library_and_free_tables_fit(capsys: pytest.CaptureFixture[str]) -> None
     check_fits(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("digits", range(12, 24))
+def test_tables_are_whole_however_wide_their_numbers(capsys: pytest.CaptureFixture[str], digits: int) -> None:
+    """Every part has its right border: rich cuts what it has no room for."""
+    cell = "0." + "1" * (digits - 2)
+    rows = [[name, *[cell] * 6] for name in ("base", "generated_reconstruction_shuffled_nearest")]
+    print_table(
+        ["contender", "train", "unseen_phrasing", "unseen_combination_and_phrasing", "a", "b", "c"], rows, "results"
+    )
+    shown = capsys.readouterr().out
+    check_fits(shown)
+    assert shown.count(cell) == 12
+    assert all(line[-1] in "┓┃┩│┘" for line in shown.splitlines() if line[0] in "┏┃┡│└")
+
+
 def test_comparisons_fit() -> None:
     numbers = {"n_examples": 2400, "first_mean": 0.98, "other_mean": 0.05, "difference": -0.93, "ci95": [-0.96, -0.91]}
     rows = [

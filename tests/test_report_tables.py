@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from t2l.cli import main
-from t2l.evaluation.report.tables import TABLES, ReportTable, long_table, to_latex, wide_table
+from t2l.evaluation.report.tables import TABLES, long_table, to_latex, wide_table
+from t2l.tracking import Table
 
 REPORT: dict[str, Any] = {
     "results": [
@@ -57,7 +58,7 @@ def test_wide_and_long() -> None:
     assert list(long.rows[1]) == ["gen_x[lr=1e-3 & 5%]", "a_b", "m", 0.456, 0.25, 0.75, 2, 4, 1]
     assert long_table(REPORT, "by_task").rows == [("base", "c", "t1", 0.5), ("base", "c", "t2", None)]
     assert wide_table(REPORT, "costs") == long_table(REPORT, "costs")
-    assert long_table({"results": []}, "against") == ReportTable([], [])
+    assert long_table({"results": []}, "against") == Table([], [])
 
 
 def test_latex_escapes_names_and_closes_what_it_opens() -> None:
@@ -74,7 +75,7 @@ def test_latex_escapes_names_and_closes_what_it_opens() -> None:
         bare = re.sub(r"\\[\\{}]", "", made)
         assert bare.count("{") == bare.count("}")
         assert made.rstrip().endswith(r"\end{tabular}")
-    weird = to_latex(ReportTable(["contender"], [["a\\b~c^d{e}#f$g"]]))
+    weird = to_latex(Table(["contender"], [["a\\b~c^d{e}#f$g"]]))
     assert r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\{e\}\#f\$g \\" in weird
 
 
@@ -98,6 +99,9 @@ def test_every_form_of_a_real_report(root: Path, tmp_path: Path, capsys: pytest.
         ("base", "train"),
         ("oracle", "train"),
     }
+    for ending, begins in ((".md", "| contender"), (".tex", r"\begin{tabular}"), (".csv", "contender,split")):
+        shown(capsys, board, f"file={tmp_path / f'board{ending}'}")
+        assert (tmp_path / f"board{ending}").read_text().startswith(begins)
     path = tmp_path / "new/scores.parquet"
     assert shown(capsys, board, "to=parquet", f"file={path}").strip() == str(path)
     from pandas import read_parquet
@@ -109,7 +113,7 @@ def test_what_cannot_be_shown_is_said(root: Path, tmp_path: Path, capsys: pytest
     board = str(root / "board")
     assert "holds no report.json" in refused(capsys, str(tmp_path))
     assert "report needs the run folder of a report" in refused(capsys)
-    assert "to must be table, markdown, latex, csv or parquet, not 'xls'" in refused(capsys, board, "to=xls")
+    assert "to must be table, markdown, latex, csv or parquet, or null, not 'xls'" in refused(capsys, board, "to=xls")
     assert "table must be results, " in refused(capsys, board, "table=scores")
     assert "table=content: this report has nothing of it; choose from results, controls" in refused(
         capsys, board, "table=content"
@@ -117,5 +121,13 @@ def test_what_cannot_be_shown_is_said(root: Path, tmp_path: Path, capsys: pytest
     assert "name the file to write" in refused(capsys, board, "to=parquet")
     assert "this report has no 'nobody'; it has base" in refused(capsys, board, "contenders=nobody")
     (tmp_path / "mine.tex").write_text("mine")
-    assert "mine.tex" in refused(capsys, board, "to=latex", f"file={tmp_path / 'mine.tex'}")
+    mine = f"file={tmp_path / 'mine.tex'}"
+    assert "mine.tex is there already: choose another file, or overwrite=true" in refused(capsys, board, mine)
     assert (tmp_path / "mine.tex").read_text() == "mine"
+    shown(capsys, board, mine, "overwrite=true")
+    assert (tmp_path / "mine.tex").read_text().startswith(r"\begin{tabular}")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.tex"]  # a folder of the user's gets nothing else
+    assert "is there already" in refused(capsys, board, f"file={tmp_path}", "to=csv", "overwrite=true")
+    assert "say what to write, by its ending (.md, .tex" in refused(capsys, board, f"file={tmp_path / 'board.doc'}")
+    assert "say what to write" in refused(capsys, board, "to=table", f"file={tmp_path / 'board.tex'}")
+    assert "cannot be written: " in refused(capsys, board, f"file={tmp_path / 'mine.tex/a.csv'}")

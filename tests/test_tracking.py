@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_run
+import yaml
 
 from t2l.cli import main
-from t2l.cli.command import run_verb
+from t2l.cli.command import command_words, read_command, run_verb
 from t2l.registry import register
 from t2l.run.record import Run
 from t2l.tracking import About, Artifact, JsonlConfig, Results, Table, Tracker, active, stage, tracked
 from t2l.tracking.tensorboard import TensorBoardConfig
-from t2l.tracking.wandb import WandbConfig
+from t2l.tracking.wandb import WandbConfig, WandbTracker
 from t2l.verbs.generate import GenerateConfig
 from t2l.verbs.quickstart import QuickstartConfig
 from t2l.verbs.results import of_adapters, of_library, of_quickstart, of_report, of_training
@@ -75,24 +80,35 @@ def about(folder: Path | None = None) -> About:
 
 
 def records(folder: Path) -> list[Any]:
-    """Everything in the files of offline runs, oldest first: records in blocks, in LevelDB's log format."""
+    """Everything in the files of offline runs, oldest first. A finished run's file is written to its end by another process."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = [_records_in(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+        if found and all(any(True for _ in of_kind(of_file, "exit")) for of_file in found):
+            return [record for of_file in found for record in of_file]
+        assert time.monotonic() < deadline, "a run has no end"
+        time.sleep(0.1)
+
+
+def _records_in(file: Path) -> list[Any]:
+    """The records of a file, in blocks, in LevelDB's log format; those that are written whole."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    found = []
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        data, at, part = file.read_bytes(), 7, b""
-        while at + 7 <= len(data):
-            if BLOCK - at % BLOCK < 7:  # no room for a header: zeros up to the next block
-                at += BLOCK - at % BLOCK
-                continue
-            _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-            part += data[at + 7 : at + 7 + length]
-            at += 7 + length
-            if kind in (1, 4):  # whole, or the last part
-                record = Record()
-                record.ParseFromString(part)
-                found.append(record)
-                part = b""
+    found, data, at, part = [], file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if BLOCK - at % BLOCK < 7:  # no room for a header: zeros up to the next block
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + length > len(data):
+            break
+        part += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(part)
+            found.append(record)
+            part = b""
     return found
 
 
@@ -128,12 +144,14 @@ def test_the_end_says_whether_a_run_failed(told: list[tuple[Any, ...]]) -> None:
 
 def test_an_artifacts_version_is_of_its_content(tmp_path: Path) -> None:
     (tmp_path / "wandb").mkdir()
-    for name in ("a.json", "wandb/log", "train.log", "timings.jsonl", ".hidden", "trainer.safetensors"):
+    for name in ("a.json", "wandb/log", "wandb.json", "train.log", "timings.jsonl", ".hidden", "trainer.safetensors"):
         (tmp_path / name).write_text(name)
     artifact = Artifact("adapter", tmp_path, label="my run")
     assert [p.name for p in artifact.files] == ["a.json"]
     before = artifact.reference
     assert before.startswith("adapter-my-run:")
+    assert replace(artifact, label="3_lr=é,m").name == "adapter-3_lr---m"
+    assert len(replace(artifact, label="x" * 300).name) < 128
     (tmp_path / "train.log").write_text("more")
     assert replace(artifact).reference == before
     (tmp_path / "a.json").write_text("other")
@@ -215,12 +233,36 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path) -> None:
 def test_what_weights_and_biases_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with (
-        pytest.raises(ValueError, match=r"^logger=wandb: .*logger.mode=offline") as caught,
+        pytest.raises(ValueError, match=r"^logger=wandb: .*\(without a network: logger=wandb_offline\)$") as caught,
         tracked(WandbConfig(), about(tmp_path)),
     ):
         pass
     assert "\n" not in str(caught.value)
     assert "short" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"^logger=wandb: Invalid project name[^\n]*$"):
+        WandbTracker(WandbConfig(mode="offline", project="a/b"), about(tmp_path))
+    assert not (tmp_path / "wandb.json").exists()
+
+
+def test_a_disabled_run_takes_everything(quick: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tracked(WandbConfig(mode="disabled"), about(tmp_path)) as tracker:
+        tracker.log_metrics("sft", 1, {"train/loss": 1.0})
+        tracker.log_results(of_quickstart(QuickstartConfig(run_dir=str(quick))))
+    assert "told no more" not in caplog.text
+
+
+def test_the_readmes_sweep_is_of_keys_that_there_are() -> None:
+    """`wandb agent` starts `t2l train KEY=VALUE...`: each value composes, and the metric is one that training logs."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    sweep = yaml.safe_load(
+        next(block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "args_no_hyphens" in block)
+    )
+    choices = [list(p.get("values") or [p.get("value", p.get("min"))]) for p in sweep["parameters"].values()]
+    for values_ in product(*choices):
+        words = [f"{key}={value}" for key, value in zip(sweep["parameters"], values_, strict=True)]
+        (settings,) = read_command("train", command_words("train", [*words, "logger=wandb"])).settings
+        assert isinstance(settings.logger, WandbConfig)
+        assert sweep["metric"]["name"] == settings.trainer.select_by
 
 
 def test_values_out_of_range_are_refused() -> None:
@@ -285,7 +327,7 @@ def test_jobs_of_a_sweep_are_a_group(
     tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr("t2l.tracking.tracked", lambda config, about: seen.append(about) or tracked(config, about))
+    monkeypatch.setattr("t2l.cli.command.tracked", lambda config, about: seen.append(about) or tracked(config, about))
     monkeypatch.setattr("t2l.cli.command.verb_named", lambda name: Fake())
     (tmp_path / "sweep/0").mkdir(parents=True)
     (tmp_path / "sweep/multirun.yaml").touch()
@@ -294,13 +336,66 @@ def test_jobs_of_a_sweep_are_a_group(
     assert [(a.group, a.folder.name) for a in seen] == [("sweep", "0"), (None, "alone")]
 
 
-class Fake:
-    """A verb that does nothing."""
+@pytest.mark.parametrize("code", [0, 1, None])
+def test_results_are_told_whatever_the_verb_ends_with(
+    tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """An incomplete library ends with code 1; None here: it ends without one."""
+    fake = Fake(code, lambda settings: Results({"adapters": 2}))
+    monkeypatch.setattr("t2l.cli.command.verb_named", lambda name: fake)
+    with pytest.raises(SystemExit) if code is not None else nullcontext():
+        run_verb("train", TrainConfig(run_dir=str(tmp_path), logger=ListConfig()))
+    assert told == [("results", Results({"adapters": 2})), ("failed",) if code else ("finished",)]
 
-    is_parallel, keeps_records, results = False, True, None
+
+def test_a_tracker_that_fails_fails_no_run(
+    tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ListTracker, "log_metrics", full)
+    run = Run(tmp_path, "train", {})
+    with tracked(ListConfig(), about()) as tracker:
+        for step in (1, 2):
+            run.log_metrics(step, {"train/loss": 1.0})
+        tracker.log_results(Results())
+    assert told == [("finished",)]
+    assert caplog.text.count("ListTracker failed and is told no more: OSError: no space left") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_results_that_cannot_be_read_fail_no_run(
+    tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = Fake(None, lambda settings: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr("t2l.cli.command.verb_named", lambda name: fake)
+    run_verb("train", TrainConfig(run_dir=str(tmp_path), logger=ListConfig()))
+    assert "the tracker is told no results: OSError: no space left" in caplog.text
+    assert told == [("finished",)]
+
+
+def test_a_key_of_a_logger_without_keys_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for key in ("wandb=offline", "project=mine"):
+        with pytest.raises(SystemExit) as caught:
+            main(["train", f"logger.{key}"])
+        assert caught.value.code == 2
+        assert "what is chosen for logger has no keys; choose another (logger=NAME)" in capsys.readouterr().err
+
+
+@dataclass
+class Fake:
+    """A verb that does nothing, and ends with an exit code or without."""
+
+    code: int | None = None
+    results: Any = None
+    is_parallel: bool = False
+    keeps_records: bool = True
 
     def run(self, settings: Any) -> None:
         assert active() is not None
+        if self.code is not None:
+            raise SystemExit(self.code)
 
 
 @pytest.mark.slow

@@ -22,12 +22,13 @@ from typing import Any
 from t2l.cli.help import verb_help
 from t2l.cli.overrides import is_of_hydra, quote_paths, quoted
 from t2l.cli.settings import SettingsError, compose_with_hydra, friendly, groups_of, settings_of
-from t2l.cli.sweep import JobState, check_states, report_sweep, run_job, states
+from t2l.cli.sweep import JobState, check_states, one_line, report_sweep, run_job, states
 from t2l.cli.words import SHOW_CONFIG, SHOW_ELSE, SWEEP, Words, read_words
 from t2l.run.console import fail, is_main_process
 from t2l.run.continuation import settings_of as settings_of_run
 from t2l.run.folder import LOCK, default_folder, job_name
-from t2l.verbs import VERBS, verb_named
+from t2l.tracking import About, JsonlConfig, Tracker, tracked
+from t2l.verbs import VERBS, Verb, verb_named
 
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 """what processes of torchrun other than the main one tell Hydra: they leave records and logs to it"""
@@ -99,8 +100,6 @@ def run_verb(name: str, settings: Any) -> None:
 @contextmanager
 def _tracked(name: str, settings: Any) -> Iterator[None]:
     """A block whose metrics, and what came out of it, go to the tracker that the settings name."""
-    from t2l.tracking import About, JsonlConfig, tracked
-
     verb = verb_named(name)
     if isinstance(getattr(settings, "logger", None), JsonlConfig | None):
         yield
@@ -108,9 +107,24 @@ def _tracked(name: str, settings: Any) -> Iterator[None]:
     folder = Path(settings.run_dir) if verb.keeps_records and settings.run_dir else None
     group = folder.parent.name if folder is not None and (folder.parent / "multirun.yaml").is_file() else None
     with tracked(settings.logger, About(name, settings_of_run(settings), folder, group)) as tracker:
-        yield
-        if verb.results is not None:
-            tracker.log_results(verb.results(settings))
+        try:
+            yield
+        except SystemExit:  # it ends with a code, as an incomplete library does, and has made what it could
+            _tell_results(tracker, verb, settings)
+            raise
+        _tell_results(tracker, verb, settings)
+
+
+def _tell_results(tracker: Tracker, verb: Verb, settings: Any) -> None:
+    """Tells a tracker what came out. It is there: if it cannot be read again for the tracker, that is a warning."""
+    if verb.results is None:
+        return
+    try:
+        results = verb.results(settings)
+    except Exception as error:
+        log.warning("the tracker is told no results: %s", one_line(error))
+        return
+    tracker.log_results(results)
 
 
 def _quiet_libraries() -> None:

@@ -16,7 +16,12 @@ class SettingsError(ValueError):
     """A configuration that does not compose: an unknown key, a value of another type, a choice that is not there."""
 
 
-def _unknown_key(full_key: str, key: str, allowed: Sequence[str]) -> str:
+def _unknown_key(full_key: str, key: str, allowed: Sequence[str] | None) -> str:
+    """What is said of a key; `allowed` are those of its dataclass, which may have none, and None if it is a mapping's."""
+    if allowed is not None and not allowed:
+        group = full_key.rpartition(".")[0]
+        return f"unknown config key {full_key}: what is chosen for {group} has no keys; choose another ({group}=NAME)"
+    allowed = allowed or ()
     near = difflib.get_close_matches(key, allowed, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = f" (it has {', '.join(allowed)})" if allowed else " (a new key of a mapping is added with + before it)"
@@ -39,7 +44,7 @@ def friendly(error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         kind, file = cause.object_type, re.match(r"In '[^']+': ", str(error))
-        allowed = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        allowed = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
         told = _unknown_key(str(cause.full_key or cause.key), str(cause.key), allowed)
         return f"{file[0]}{told}" if file else told
     if isinstance(cause, OmegaConfBaseException):

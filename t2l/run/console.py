@@ -50,7 +50,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
     console = Console()
     room = max(WIDTH, console.width) if console.is_terminal else WIDTH
     for number, part in enumerate(_parts(header, rows, room)):
-        console.print(_table(header, rows, part, title if not number else None), width=room)
+        console.print(_table(header, rows, part, title if not number else None, room), width=room)
 
 
 def print_wrapped(line: str, indent: int = 2) -> None:
@@ -85,15 +85,19 @@ def _parts(header: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> l
     return parts
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int], title: str | None) -> Any:
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int], title: str | None, room: int
+) -> Any:
+    """Columns of numbers get what they need if there is no room for all; rich shares out the rest, and cuts what is over."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title)
+    wanted = 1 + sum(3 + max(len(text) for text in (header[i], *(row[i] for row in rows))) for i in columns)
     for i in columns:
         is_number = all(_is_number(row[i]) for row in rows)
-        width = max((len(row[i]) for row in rows), default=0) if is_number else None
-        table.add_column(Text(header[i]), overflow="fold", min_width=width, justify="right" if is_number else "left")
+        width = _needs(header, rows, i) - 3 if is_number and wanted > room else None
+        table.add_column(Text(header[i]), overflow="fold", width=width, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(Text(row[i]) for i in columns))
     return table

@@ -6,7 +6,9 @@ To add one: a module here with its config dataclass, a subclass of `Tracker` and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +17,13 @@ from typing import Any
 
 from t2l.registry import component_of, register
 
+log = logging.getLogger(__name__)
 LEFT_OUT = (".log", "timings.jsonl", ".lock", "trainer.safetensors")
 """endings of files that are no part of an artifact: logs, times, and what training alone goes on from"""
+OF_TRACKERS = ("wandb", "wandb.json", "tensorboard")
+"""what trackers leave in a run's folder"""
+LONGEST_NAME = 100
+"""characters of an artifact's name behind its kind; Weights & Biases takes 128 in all"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Artifact:
     @property
     def name(self) -> str:
         """One word: kind and label."""
-        word = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.label or self.folder.name)
+        word = re.sub(r"[^A-Za-z0-9_.-]", "-", self.label or self.folder.name)[:LONGEST_NAME]
         return f"{self.kind}-{word}"
 
     @property
@@ -73,10 +80,9 @@ class Artifact:
     def files(self) -> list[Path]:
         """Its files, without logs, times and what begins with a dot."""
         found = sorted({p for pattern in self.patterns for p in self.folder.glob(pattern) if p.is_file()})
-        hidden = (".", "wandb", "tensorboard")
         return [
             p for p in found
-            if not p.name.endswith(LEFT_OUT) and not any(part.startswith(hidden) for part in p.relative_to(self.folder).parts)
+            if not p.name.endswith(LEFT_OUT) and not any(part.startswith(".") or part in OF_TRACKERS for part in p.relative_to(self.folder).parts)
         ]  # fmt: skip
 
     @cached_property
@@ -146,6 +152,42 @@ class NoTracker(Tracker):
     """Nothing besides the run's own files."""
 
 
+class Forgiving(Tracker):
+    """Another tracker, whose errors are a warning: what a run makes must not be lost to it. After one it is told only of the end."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__(tracker.config, tracker.about)
+        self._tracker, self._has_failed = tracker, False
+
+    def _tell(self, what: Callable[..., None], *told: Any) -> None:
+        if self._has_failed and what != self._tracker.finish:
+            return
+        try:
+            what(*told)
+        except Exception as error:
+            self._has_failed = True
+            name = type(self._tracker).__name__
+            log.warning(
+                "%s failed and is told no more: %s: %s", name, type(error).__name__, " ".join(str(error).split())
+            )
+
+    def log_metrics(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """As the other does."""
+        self._tell(self._tracker.log_metrics, stage, step, metrics)
+
+    def forget_after(self, stage: str, step: int) -> None:
+        """As the other does."""
+        self._tell(self._tracker.forget_after, stage, step)
+
+    def log_results(self, results: Results) -> None:
+        """As the other does."""
+        self._tell(self._tracker.log_results, results)
+
+    def finish(self, failed: bool) -> None:
+        """As the other does."""
+        self._tell(self._tracker.finish, failed)
+
+
 _ACTIVE: list[Tracker] = []
 _STAGES: list[str] = []
 
@@ -174,9 +216,9 @@ def stage(name: str) -> Iterator[None]:
 def tracked(config: Any, about: About) -> Iterator[Tracker]:
     """A block whose metrics and results go to the tracker of a config; None and JsonlConfig: nowhere else.
 
-    Raises ValueError for what the user can mend.
+    Raises ValueError for what the user can mend, as it begins; later a tracker's errors are a warning.
     """
-    tracker = component_of("logger", config or JsonlConfig()).make(config, about)
+    tracker = Forgiving(component_of("logger", config or JsonlConfig()).make(config, about))
     _ACTIVE.append(tracker)
     failed = True
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from t2l.tracking.interface import About, Artifact, Results, Tracker
 
 RECORD = "wandb.json"
 """file in a run's folder that keeps the run's id, so that it goes on as the same run"""
+log = logging.getLogger(__name__)
 KINDS = ("library", "hypernetwork", "adapter", "report")
 
 
@@ -67,24 +69,25 @@ class WandbTracker(Tracker):
             "reinit": "create_new",
         }  # fmt: skip
         if not os.environ.get("WANDB_SWEEP_ID"):  # `wandb agent` has chosen one
-            settings |= {"id": self._id(), "resume": "allow"}
+            settings |= {"id": self._id() or uuid.uuid4().hex[:8], "resume": "allow"}
         try:
             self._run = wandb.init(**settings)
         except (wandb.errors.Error, OSError) as error:
-            told = " ".join(str(error).split())
-            raise ValueError(f"logger=wandb: {told} (without a network: logger=wandb logger.mode=offline)") from error
+            hint = " (without a network: logger=wandb_offline)" if config.mode == "online" else ""
+            raise ValueError(f"logger=wandb: {' '.join(str(error).split())}{hint}") from error
+        if folder is not None:
+            write_json(folder / RECORD, {"id": self._run.id, "project": config.project})
+        if self._run.url:
+            log.info("Weights & Biases: %s", self._run.url)
         self._stages: set[str] = set()
 
-    def _id(self) -> str:
-        """That of the run in this folder, else a new one, which is left there."""
-        made = uuid.uuid4().hex[:8]
-        if self.about.folder is None:
-            return made
-        record: Path = self.about.folder / RECORD
-        if record.is_file() and isinstance(found := read_json(record), dict) and isinstance(found.get("id"), str):
-            return str(found["id"])
-        write_json(record, {"id": made, "project": self.config.project})
-        return made
+    def _id(self) -> str | None:
+        """That of the run in this folder."""
+        record = None if self.about.folder is None else self.about.folder / RECORD
+        if record is None or not record.is_file():
+            return None
+        found = read_json(record)
+        return str(found["id"]) if isinstance(found, dict) and isinstance(found.get("id"), str) else None
 
     def log_metrics(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Each stage has an axis of its own, `STAGE/step`."""

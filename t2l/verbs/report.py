@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from t2l.checks import one_of
 from t2l.evaluation.report.saved import load_report
 from t2l.evaluation.report.tables import (
     TABLES,
-    ReportTable,
     long_table,
     selected,
     to_csv,
@@ -21,11 +19,13 @@ from t2l.evaluation.report.tables import (
     to_markdown,
     wide_table,
 )
-from t2l.files import check_own, write_own
+from t2l.own_files import replace_file
 from t2l.run.console import print_table
+from t2l.tracking import Table
 from t2l.verbs import Verb
 
 FORMS = ("table", "markdown", "latex", "csv", "parquet")
+ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass
@@ -36,23 +36,36 @@ class ReportConfig:
     """run folder of `t2l evaluate` or `t2l quickstart`"""
     table: str = "results"
     """results, content, controls, against, recovered, by_task or costs"""
-    to: str = "table"
-    """table, markdown or latex, with a column per split; csv or parquet, with a row per number"""
+    to: str | None = None
+    """table (of the terminal), markdown or latex, with a column per split; csv or parquet, with a row per number; None: as
+    the file ends (.md, .tex, .csv, .parquet), without one table"""
     contenders: list[str] = field(default_factory=list)
     """contenders to show; empty: all"""
     splits: list[str] = field(default_factory=list)
     """splits to show; empty: all"""
     file: str | None = None
     """file to write; None prints, which parquet cannot"""
+    overwrite: bool = False
+    """whether a file that is there is replaced"""
 
     def __post_init__(self) -> None:
         one_of(self, FORMS, "to")
         one_of(self, TABLES, "table")
-        if self.to == "parquet" and not self.file:
+        if self.file and self.form == "table":
+            endings = ", ".join(ENDINGS)
+            raise ValueError(
+                f"file={self.file}: say what to write, by its ending ({endings}) or to=markdown, latex, csv or parquet"
+            )
+        if self.form == "parquet" and not self.file:
             raise ValueError("to=parquet is no text: name the file to write, file=FILE.parquet")
 
+    @property
+    def form(self) -> str:
+        """What the table becomes."""
+        return self.to or ENDINGS.get(Path(self.file or "").suffix, "table")
 
-def _parquet(table: ReportTable) -> bytes:
+
+def _parquet(table: Table) -> bytes:
     from pandas import DataFrame
 
     stream = io.BytesIO()
@@ -60,8 +73,12 @@ def _parquet(table: ReportTable) -> bytes:
     return stream.getvalue()
 
 
-def _there(report: Mapping[str, Any]) -> list[str]:
-    return [name for name in TABLES if report.get(name)]
+MAKERS: dict[str, Callable[[Table], str | bytes]] = {
+    "markdown": to_markdown,
+    "latex": to_latex,
+    "csv": to_csv,
+    "parquet": _parquet,
+}
 
 
 def run(config: ReportConfig) -> None:
@@ -69,32 +86,31 @@ def run(config: ReportConfig) -> None:
     if not config.folder:
         raise ValueError("report needs the run folder of a report: t2l report DIR")
     report = selected(load_report(config.folder).data, config.contenders, config.splits)
-    table = long_table(report, config.table) if config.to in ("csv", "parquet") else wide_table(report, config.table)
+    is_long = config.form in ("csv", "parquet")
+    table = long_table(report, config.table) if is_long else wide_table(report, config.table)
     if not table.rows:
-        raise ValueError(
-            f"table={config.table}: this report has nothing of it; choose from {', '.join(_there(report))}"
-        )
-    if config.to == "table" and not config.file:
-        print_table(
-            table.header, [["" if cell is None else str(cell) for cell in row] for row in table.rows], config.table
-        )
+        there = ", ".join(name for name in TABLES if report.get(name))
+        raise ValueError(f"table={config.table}: this report has nothing of it; choose from {there}")
+    if config.form == "table":
+        rows = [["" if cell is None else str(cell) for cell in row] for row in table.rows]
+        print_table(table.header, rows, config.table)
         return
-    forms: dict[str, Callable[[ReportTable], str | bytes]] = {
-        "csv": to_csv,
-        "latex": to_latex,
-        "markdown": to_markdown,
-        "table": to_markdown,
-        "parquet": _parquet,
-    }
-    made = forms[config.to](table)
-    if not config.file:
+    made = MAKERS[config.form](table)
+    if config.file is None:
         sys.stdout.write(str(made))
         return
-    path = Path(config.file)
-    check_own(path.parent, [path.name])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_own(path, made)
-    print(path)
+    _write(Path(config.file), made, config.overwrite)
+    print(config.file)
+
+
+def _write(path: Path, made: str | bytes, overwrite: bool) -> None:
+    """Whole or not at all. Raises ValueError if a file is there that is not to be replaced, or it cannot be written."""
+    if path.exists() and not (overwrite and path.is_file()):
+        raise ValueError(f"{path} is there already: choose another file, or overwrite=true")
+    try:
+        replace_file(path, made.encode() if isinstance(made, str) else made)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 VERB = Verb(ReportConfig, run, words=("folder",), keeps_records=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from t2l.evaluation.report.tables import long_table
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record
 from t2l.tracking import Artifact, Results, Table
@@ -65,30 +67,34 @@ def of_library(config: Any) -> Results:
 def of_report(config: Any) -> Results:
     """The board: every contender's mean on every split, a table of them with intervals and one by task, and the figures."""
     folder = Path(config.run_dir)
-    if not (folder / "report.json").is_file():
-        return Results()
+    if getattr(config, "harness", None) is not None:
+        return _of_harness(folder)
     report = read_json(folder / "report.json")
-    rows = [
-        (r["contender"], r["split"], r["metric"], r["mean"], *r["ci95"], r["n_tasks"], r["n_examples"], r["n_seeds"])
-        for r in report["results"]
-    ]
-    header = ("contender", "split", "metric", "mean", "low", "high", "tasks", "examples", "seeds")
-    by_task = [(r["contender"], r["split"], *pair) for r in report["by_task"] for pair in r["scores"].items()]
-    scored = report["provenance"]["config"]
-    made_from = [*map(_hypernetwork, scored.get("checkpoints") or []), *_library(scored.get("library"))]
     return Results(
-        {f"{row[0]}/{row[1]}": row[3] for row in rows},
-        {"results": Table(header, rows), "by_task": Table(("contender", "split", "task", "score"), by_task)},
+        {f"{r['contender']}/{r['split']}": r["mean"] for r in report["results"]},
+        {name: long_table(report, name) for name in ("results", "by_task")},
         {path.stem: path for path in sorted(folder.glob("*.png"))},
-        [Artifact("report", folder, made_from, patterns=REPORT_PATTERNS)],
+        [Artifact("report", folder, _scored(report["provenance"]["config"]), patterns=REPORT_PATTERNS)],
     )
 
 
+def _scored(config: Mapping[str, Any]) -> list[Artifact]:
+    return [*map(_hypernetwork, config.get("checkpoints") or []), *_library(config.get("library"))]
+
+
+def _of_harness(folder: Path) -> Results:
+    report = read_json(folder / "harness.json")
+    rows = report["rows"]
+    summary = {f"{r['contender']}/{r['task']}/{r['metric']}": r["value"] for r in rows}
+    tables = {"results": Table(list(rows[0]), [list(r.values()) for r in rows])} if rows else {}
+    return Results(summary, tables, {}, [Artifact("report", folder, _scored(report["config"]), patterns=("harness*",))])
+
+
 def of_adapters(config: Any) -> Results:
-    """The adapters that were generated, each made of the hypernetwork."""
-    source = [_hypernetwork(config.checkpoint)]
-    folders = sorted({p.parent for p in Path(config.run_dir).glob("**/adapter_config.json")})
-    return Results({"adapters": len(folders)}, artifacts=[Artifact("adapter", folder, source) for folder in folders])
+    """The folder of what was generated, one adapter or several, made of the hypernetwork."""
+    folder = Path(config.run_dir)
+    count = len(list(folder.glob("**/adapter_config.json")))
+    return Results({"adapters": count}, artifacts=[Artifact("adapter", folder, [_hypernetwork(config.checkpoint)])])
 
 
 def of_quickstart(config: Any) -> Results:

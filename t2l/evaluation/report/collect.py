@@ -85,7 +85,7 @@ def provenance(context: Context, data: DataChecks) -> dict[str, Any]:
     """Everything that went in, as JSON-able data."""
     config, base, suite = context.config, context.base, context.scope.suite
     return {
-        "config": asdict(config),
+        "config": {key: value for key, value in asdict(config).items() if key != "logger"},
         "base_model": {"name": base.name, "fingerprint": base.fingerprint},
         "suite": {"name": suite.name, "sha256": suite.content_hash(), **suite.provenance},
         "splits": {name: {"tasks": len(s.tasks), "phrasing": s.phrasing} for name, s in suite.splits.items()},

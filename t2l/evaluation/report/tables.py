@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from t2l.tracking import Table
 
 COUNTS = {"n_tasks": "tasks", "n_examples": "examples", "n_seeds": "seeds"}
 VALUES = {
@@ -19,28 +20,22 @@ VALUES = {
 """tables that have a wide form, with what stands in their cells"""
 TABLES = (*VALUES, "by_task", "costs")
 """what a report can be asked for"""
+NAMES = ("contender", "control", "other", "split", "task", "metric")
+"""columns of names, which stand before those of numbers"""
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     c: f"\\{c}" for c in "&%$#_{}"
 }
 
 
-@dataclass(frozen=True)
-class ReportTable:
-    """A header and its rows, of numbers, texts, and None for what is not known."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-
-
-def long_table(report: Mapping[str, Any], name: str) -> ReportTable:
+def long_table(report: Mapping[str, Any], name: str) -> Table:
     """A table with a row per number; intervals as `low` and `high`, the ends of their 95 %."""
     entries = report.get(name) or []
     if name == "by_task":
         rows = [(e["contender"], e["split"], *pair) for e in entries for pair in e["scores"].items()]
-        return ReportTable(("contender", "split", "task", "score"), rows)
+        return Table(("contender", "split", "task", "score"), rows)
     flat = [_flat(entry) for entry in entries]
     header = list(dict.fromkeys(key for entry in flat for key in entry))
-    return ReportTable(header, [[entry.get(key) for key in header] for entry in flat])
+    return Table(header, [[entry.get(key) for key in header] for entry in flat])
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +48,7 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def wide_table(report: Mapping[str, Any], name: str) -> ReportTable:
+def wide_table(report: Mapping[str, Any], name: str) -> Table:
     """A table with a row per contender (and what it is compared with) and a column per split: value and 95 % interval.
 
     Tables without splits, and that by task, are as `long_table` has them.
@@ -68,7 +63,7 @@ def wide_table(report: Mapping[str, Any], name: str) -> ReportTable:
         row = (entry["contender"], entry[other]) if other else (entry["contender"],)
         cells.setdefault(row, {})[entry["split"]] = _cell(entry[value], entry.get("ci95"), signed=value == "difference")
     header = ["contender", *([other] if other else []), *splits]
-    return ReportTable(header, [[*row, *(found.get(split) for split in splits)] for row, found in cells.items()])
+    return Table(header, [[*row, *(found.get(split) for split in splits)] for row, found in cells.items()])
 
 
 def _cell(value: float | None, ends: Sequence[float] | None, signed: bool) -> str:
@@ -101,7 +96,7 @@ def _text(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def to_csv(table: ReportTable) -> str:
+def to_csv(table: Table) -> str:
     """Comma-separated, with a header."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -110,7 +105,7 @@ def to_csv(table: ReportTable) -> str:
     return stream.getvalue()
 
 
-def to_markdown(table: ReportTable) -> str:
+def to_markdown(table: Table) -> str:
     """A Markdown table."""
     from t2l.evaluation.report.report import markdown_table
 
@@ -123,16 +118,9 @@ def _escaped(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in text)
 
 
-def to_latex(table: ReportTable) -> str:
+def to_latex(table: Table) -> str:
     """A LaTeX tabular with rules of the package booktabs; intervals in a smaller size."""
-    names = (
-        sum(
-            isinstance(cell, str) and key in ("contender", "control", "other", "split", "task", "metric")
-            for key, cell in zip(table.header, table.rows[0], strict=True)
-        )
-        if table.rows
-        else 1
-    )
+    names = sum(key in NAMES for key in table.header)
     lines = [rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(table.header) - names)}}}", r"\toprule"]
     lines.append(" & ".join(_escaped(key.replace("_", " ")) for key in table.header) + r" \\")
     lines.append(r"\midrule")
