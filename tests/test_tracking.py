@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,8 +49,8 @@ class ListTracker(Tracker):
     def log_metrics(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         self.told.append((stage, step, dict(metrics)))
 
-    def forget_after(self, stage: str, step: int) -> None:
-        self.told.append((stage, "forget", step))
+    def go_on(self, stage: str, measured: Mapping[int, Mapping[str, float]]) -> None:
+        self.told.append((stage, "goes on", dict(measured)))
 
     def log_results(self, results: Results) -> None:
         self.told.append(("results", results))
@@ -128,7 +129,9 @@ def test_a_run_tells_the_tracker_that_is_active(tmp_path: Path, told: list[tuple
         with stage("sft"):
             run.log_metrics(3, {"train/loss": 1.0})
             run.forget_after(2)
-    assert told == [("", 2, {"train/loss": 2.0}), ("sft", 3, {"train/loss": 1.0}), ("sft", "forget", 2), ("finished",)]
+    known = {1: {"train/loss": 3.0}, 2: {"train/loss": 2.0}}
+    assert told[:2] == [("", 2, {"train/loss": 2.0}), ("sft", 3, {"train/loss": 1.0})]
+    assert told[2:] == [("sft", "goes on", known), ("finished",)]
     assert active() is None
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
@@ -230,6 +233,34 @@ def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path) -> None:
     assert [values(h.item)["train/loss"] for h in of_kind(found, "history")] == [1.0, 0.5]
 
 
+@pytest.mark.parametrize("stage", ["", "sft"])
+def test_what_a_killed_process_lost_is_told_again(tmp_path: Path, stage: str) -> None:
+    """Its file ends where the process did: the next one has everything up to the checkpoint, and what comes after."""
+    with tracked(WandbConfig(mode="offline"), about(tmp_path)) as tracker:
+        tracker.go_on(stage, {5: {"train/loss": 3.0}, 10: {"train/loss": 2.0}})
+        tracker.log_metrics(stage, 15, {"train/loss": 1.0})
+    key = f"{stage}/train/loss" if stage else "train/loss"
+    steps = f"{stage}/step" if stage else "_step"
+    history = [values(h.item) for h in of_kind(records(tmp_path), "history")]
+    assert [(line[steps], line[key]) for line in history] == [(5, 3.0), (10, 2.0), (15, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "known", "sent"), [("", 11, [15]), ("sft", 10, [15]), ("", 0, [5, 10, 15]), ("sft", None, [5, 10, 15])]
+)
+def test_what_the_server_has_is_not_sent_again(tmp_path: Path, stage: str, known: int | None, sent: list[int]) -> None:
+    """`known` is what Weights & Biases says of a run that it goes on with: its next step, or a stage's last one."""
+    with tracked(WandbConfig(mode="disabled"), about(tmp_path)):
+        tracker = active()._tracker  # type: ignore[union-attr]
+        told: list[int] = []
+        tracker._run = SimpleNamespace(
+            step=known, summary={} if known is None else {f"{stage}/step": known}, finish=lambda **_: None
+        )
+        tracker.log_metrics = lambda stage, step, metrics: told.append(step)
+        tracker.go_on(stage, {step: {"train/loss": 1.0} for step in (5, 10, 15)})
+    assert told == sent
+
+
 def test_what_weights_and_biases_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with (
@@ -284,10 +315,10 @@ def test_tensorboard_files_hold_all_that_was_told(tmp_path: Path) -> None:
         {"score": 0.5, "verdict": "sound"}, {"t": Table(("a", "b"), [(1, "x|y")])}, {"f": tmp_path / "figure.png"}
     )
     with tracked(TensorBoardConfig(), about(tmp_path)) as tracker:
-        for step in (1, 2, 3):
+        for step in (1, 3, 4):
             tracker.log_metrics("sft", step, {"train/loss": 1.0 / step})
-        tracker.forget_after("sft", 1)
-        tracker.log_metrics("sft", 2, {"train/loss": 9.0})
+        tracker.go_on("sft", {1: {"train/loss": 1.0}, 2: {"train/loss": 0.5}})  # 2 was lost, 3 and 4 come again
+        tracker.log_metrics("sft", 3, {"train/loss": 9.0})
         tracker.log_results(results)
     whole = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert whole.Scalars("summary/score")[0].value == 0.5
@@ -295,7 +326,7 @@ def test_tensorboard_files_hold_all_that_was_told(tmp_path: Path) -> None:
     assert b"| 1 | x\\|y |" in whole.Tensors("t/text_summary")[0].tensor_proto.string_val[0]
     assert (whole.Images("f")[0].width, whole.Images("f")[0].height) == (4, 3)
     curve = EventAccumulator(str(tmp_path / "tensorboard/sft")).Reload().Scalars("train/loss")
-    assert [(e.step, e.value) for e in curve] == [(1, 1.0), (2, 9.0)]
+    assert [(e.step, e.value) for e in curve] == [(1, 1.0), (2, 0.5), (3, 9.0)]
 
 
 # From the command line

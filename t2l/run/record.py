@@ -174,7 +174,8 @@ class Run:
                     break
             write_text(path, "".join(kept))
         if (tracker := active()) is not None:
-            tracker.forget_after(current_stage(), step)
+            told = map(json.loads, self._metrics.read_text().splitlines() if self._metrics.is_file() else ())
+            tracker.go_on(current_stage(), {line.pop("step"): line for line in told})
 
     def record(self, **entries: Any) -> None:
         """Adds entries to run.json."""

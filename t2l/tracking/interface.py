@@ -129,8 +129,12 @@ class Tracker:
         """
         return None
 
-    def forget_after(self, stage: str, step: int) -> None:
-        """Later steps of a stage are about to come again, from a checkpoint."""
+    def go_on(self, stage: str, measured: Mapping[int, Mapping[str, float]]) -> None:
+        """A stage goes on after a stop, from a checkpoint: later steps are about to come again.
+
+        Args:
+            measured: all metrics up to there by step. A process that was killed may have lost some of what it was told.
+        """
         return None
 
     def log_results(self, results: Results) -> None:
@@ -175,9 +179,9 @@ class Forgiving(Tracker):
         """As the other does."""
         self._tell(self._tracker.log_metrics, stage, step, metrics)
 
-    def forget_after(self, stage: str, step: int) -> None:
+    def go_on(self, stage: str, measured: Mapping[int, Mapping[str, float]]) -> None:
         """As the other does."""
-        self._tell(self._tracker.forget_after, stage, step)
+        self._tell(self._tracker.go_on, stage, measured)
 
     def log_results(self, results: Results) -> None:
         """As the other does."""

@@ -38,6 +38,7 @@ class TensorBoardTracker(Tracker):
         self._writer("").add_text("config", f"```\n{json.dumps(about.config, indent=1, default=str)}\n```")
 
     def _writer(self, stage: str, purge_step: int | None = None) -> Any:
+        """The stage's writer; a new one with `purge_step`, from which on TensorBoard leaves out what older files have."""
         from torch.utils.tensorboard import SummaryWriter
 
         if purge_step is not None and stage in self._writers:
@@ -51,9 +52,11 @@ class TensorBoardTracker(Tracker):
         for name, value in metrics.items():
             self._writer(stage).add_scalar(name, value, step)
 
-    def forget_after(self, stage: str, step: int) -> None:
-        """TensorBoard leaves out what it has of later steps."""
-        self._writer(stage, purge_step=step + 1)
+    def go_on(self, stage: str, measured: Mapping[int, Mapping[str, float]]) -> None:
+        """Writes all of it again, in place of what older files have."""
+        self._writer(stage, purge_step=min(measured, default=0))
+        for step, metrics in measured.items():
+            self.log_metrics(stage, step, metrics)
 
     def log_results(self, results: Results) -> None:
         """The summary as scalars under `summary/`, or as text if it is no number."""

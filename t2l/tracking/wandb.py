@@ -99,6 +99,13 @@ class WandbTracker(Tracker):
             self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
         self._run.log({f"{stage}/step": step, **{f"{stage}/{k}": v for k, v in metrics.items()}})
 
+    def go_on(self, stage: str, measured: Mapping[int, Mapping[str, float]]) -> None:
+        """Sends what the server does not have; offline nobody knows, and all of it stands in this start's file again."""
+        last = self._run.summary.get(f"{stage}/step", 0) if stage else self._run.step - 1
+        for step, metrics in measured.items():
+            if step > last:
+                self.log_metrics(stage, step, metrics)
+
     def log_results(self, results: Results) -> None:
         """Summary, tables, figures, and artifacts with what they were made of."""
         import wandb
