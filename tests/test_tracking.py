@@ -20,7 +20,8 @@ import small_run
 import yaml
 
 from t2l.cli import main
-from t2l.cli.command import command_words, read_command, run_verb
+from t2l.cli.command import command_words, read_command
+from t2l.cli.job import run_verb
 from t2l.registry import register
 from t2l.run.record import Run
 from t2l.tracking import About, Artifact, JsonlConfig, Results, Table, Tracker, active, stage, tracked
@@ -358,8 +359,8 @@ def test_jobs_of_a_sweep_are_a_group(
     tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr("t2l.cli.command.tracked", lambda config, about: seen.append(about) or tracked(config, about))
-    monkeypatch.setattr("t2l.cli.command.verb_named", lambda name: Fake())
+    monkeypatch.setattr("t2l.cli.job.tracked", lambda config, about: seen.append(about) or tracked(config, about))
+    monkeypatch.setattr("t2l.cli.job.verb_named", lambda name: Fake())
     (tmp_path / "sweep/0").mkdir(parents=True)
     (tmp_path / "sweep/multirun.yaml").touch()
     for folder in ("sweep/0", "alone"):
@@ -373,7 +374,7 @@ def test_results_are_told_whatever_the_verb_ends_with(
 ) -> None:
     """An incomplete library ends with code 1; None here: it ends without one."""
     fake = Fake(code, lambda settings: Results({"adapters": 2}))
-    monkeypatch.setattr("t2l.cli.command.verb_named", lambda name: fake)
+    monkeypatch.setattr("t2l.cli.job.verb_named", lambda name: fake)
     with pytest.raises(SystemExit) if code is not None else nullcontext():
         run_verb("train", TrainConfig(run_dir=str(tmp_path), logger=ListConfig()))
     assert told == [("results", Results({"adapters": 2})), ("failed",) if code else ("finished",)]
@@ -400,7 +401,7 @@ def test_results_that_cannot_be_read_fail_no_run(
     tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake(None, lambda settings: (_ for _ in ()).throw(OSError("no space left")))
-    monkeypatch.setattr("t2l.cli.command.verb_named", lambda name: fake)
+    monkeypatch.setattr("t2l.cli.job.verb_named", lambda name: fake)
     run_verb("train", TrainConfig(run_dir=str(tmp_path), logger=ListConfig()))
     assert "the tracker is told no results: OSError: no space left" in caplog.text
     assert told == [("finished",)]

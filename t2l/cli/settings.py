@@ -11,6 +11,9 @@ from typing import Any
 
 from t2l.cli.overrides import quote_paths
 
+SCHEMA = "_schema"
+"""the end of names that are no choices"""
+
 
 class SettingsError(ValueError):
     """A configuration that does not compose: an unknown key, a value of another type, a choice that is not there."""
@@ -36,7 +39,7 @@ def friendly(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         found = re.fullmatch("((?:hydra/)?[^/]+)/(.*)", error.missing_cfg_file)
         group, name = found.groups() if found else ("", error.missing_cfg_file)
-        choices = ", ".join(o for o in error.options if not o.endswith("_schema"))
+        choices = ", ".join(o for o in error.options if not o.endswith(SCHEMA))
         path = f" (a folder or hub id is {group}.path={name})" if "/" in name else ""
         return f"{group}={name}: there is none of that name; choose from {choices}{path}"
     cause: BaseException | None = error
@@ -137,9 +140,11 @@ def compose_with_hydra(verb: str, overrides: Sequence[str], folder: str | None =
     from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    from t2l.cli.sweepers import register_sweepers
     from t2l.config import config_folder, register
 
     register()
+    register_sweepers()
     words = quote_paths(overrides)
     if folder is not None:
         words.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")

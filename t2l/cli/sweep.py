@@ -7,18 +7,53 @@ So a job never raises: what became of it is in a file, where every launcher leav
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from t2l.cli.overrides import names_a_path, quoted
 from t2l.files import FileProblemError, read_json, write_json
+from t2l.run.continuation import changes, defaults_of, flat, is_free, plain, settings_of
+from t2l.run.overview import RECORD
 
 STATE, LIST = "job.json", "sweep.json"
+PLUGINS = "hydra_plugins.t2l"
+"""where Hydra finds t2l's sweepers"""
+GIVEN, OPTUNA = f"{PLUGINS}.GivenJobs", f"{PLUGINS}.OptunaSweeper"
+GRID = ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper", GIVEN)
+"""sweepers under which the jobs are all combinations of values"""
 STARTS = 2
 """times a job is started whose process was killed; in the second it is alone"""
 log = logging.getLogger(__name__)
+
+
+class PrunedError(Exception):
+    """A trial of a search is not worth going on with."""
+
+
+@dataclass(frozen=True)
+class GivenJob:
+    """A job of a sweep."""
+
+    number: int
+    overrides: tuple[str, ...]
+    folder: str
+    """inside the sweep's, or absolute"""
+
+    @property
+    def words(self) -> list[str]:
+        """What Hydra composes it from, its folder among it."""
+        return [*self.overrides, folder_word("hydra.sweep.subdir", self.folder)]
+
+
+def folder_word(key: str, folder: Path | str) -> str:
+    """An override that sets a key to a folder."""
+    return f"{key}={quoted(str(folder))}"
 
 
 @dataclass(frozen=True)
@@ -28,29 +63,29 @@ class JobState:
     launch: str
     """the start of the sweep that this is about"""
     state: str
-    """running, finished or failed; of a job that never began, not started"""
+    """running, finished, pruned or failed; of a job that never began, not started"""
     reason: str = ""
-    """why it failed, in one line"""
+    """why it failed or was pruned, in one line"""
     starts: int = 0
     """times this start of the sweep began it"""
 
     @property
     def has_ended(self) -> bool:
-        """Whether it finished or failed."""
-        return self.state in ("finished", "failed")
+        """Whether it finished or failed, or was pruned."""
+        return self.state in ("finished", "failed", "pruned")
 
     def write(self, folder: Path) -> None:
         """Leaves it in the job's folder."""
         write_json(folder / STATE, asdict(self))
 
     @classmethod
-    def read(cls, folder: Path, launch: str) -> JobState:
-        """What a job's folder says of this start of the sweep."""
+    def read(cls, folder: Path, launch: str | None) -> JobState:
+        """What a job's folder says of this start of the sweep; None: of its last."""
         with suppress(FileProblemError, TypeError):
             found = cls(**read_json(folder / STATE))
-            if found.launch == launch:
+            if launch in (None, found.launch):
                 return found
-        return cls(launch, "not started")
+        return cls(launch or "", "not started")
 
 
 def one_line(error: BaseException) -> str:
@@ -75,6 +110,10 @@ def run_job(folder: Path, number: int, launch: str, work: Callable[[], None]) ->
     now.write(folder)
     try:
         work()
+    except PrunedError as pruned:
+        replace(now, state="pruned", reason=str(pruned)).write(folder)
+        _free_memory()
+        return
     except (Exception, SystemExit) as error:
         if not isinstance(error, SystemExit) or error.code not in (None, 0):
             reason = one_line(error)
@@ -113,14 +152,41 @@ def check_states(sweep: Path, folders: Sequence[Path]) -> None:
                 raise FileProblemError(f"{path} was not written by t2l: choose another folder, or move it away")
 
 
-def states(folders: Sequence[Path], launch: str) -> list[JobState]:
-    """What became of each job."""
-    return [JobState.read(folder, launch) for folder in folders]
+def finished_before(verb: str, settings: Sequence[Any], folders: Sequence[Path]) -> list[int]:
+    """Which jobs an earlier start finished, so that there is nothing to do: of `t2l train`, with the same settings, and no
+    file or folder that these name was changed since."""
+    return [i for i, folder in enumerate(folders) if verb == "train" and _is_finished(settings[i], folder / RECORD)]
 
 
-def report_sweep(sweep: Path, folders: Sequence[Path], overrides: Sequence[Sequence[str]], launch: str) -> bool:
-    """Prints a line per job and writes them to `sweep.json`. Returns whether every job finished."""
-    found = states(folders, launch)
+def _is_finished(settings: Any, record: Path) -> bool:
+    with suppress(FileProblemError, AttributeError, TypeError):
+        found, now = read_json(record) if record.is_file() else {}, plain(settings_of(settings))
+        if not found.get("finished") or [
+            c for c in changes(found["config"], now, defaults_of(settings)) if not is_free(c.key)
+        ]:
+            return False
+        ended = record.stat().st_mtime
+        named = [value for key, value in flat(now).items() if isinstance(value, str) and names_a_path(key)]
+        return all(_newest(Path(re.sub(":(best|last)$", "", path))) <= ended for path in named)
+    return False
+
+
+def _newest(path: Path) -> float:
+    """When a file, or any in a folder, was last written; zero if there is none, as of a name on a hub."""
+    if path.is_file():
+        return path.stat().st_mtime
+    return max(
+        (Path(folder, name).stat().st_mtime for folder, _, files in os.walk(path) for name in files), default=0.0
+    )
+
+
+def report_sweep(sweep: Path, folders: Sequence[Path], overrides: Sequence[Sequence[str]], launch: str | None) -> bool:
+    """Prints a line per job and writes them to `sweep.json`. Returns whether every job finished, or was pruned.
+
+    Args:
+        launch: the start of the sweep that is told of; None: the last of each job.
+    """
+    found = [JobState.read(folder, launch) for folder in folders]
     finished = sum(s.state == "finished" for s in found)
     print(f"t2l: sweep in {sweep}: {finished} of {len(found)} jobs finished", file=sys.stderr)
     rows = []
@@ -133,7 +199,7 @@ def report_sweep(sweep: Path, folders: Sequence[Path], overrides: Sequence[Seque
         )
     write_json(sweep / LIST, {"jobs": rows})
     _show(sweep, folders)
-    return finished == len(found)
+    return all(s.state in ("finished", "pruned") for s in found)
 
 
 def _show(sweep: Path, folders: Sequence[Path]) -> None:

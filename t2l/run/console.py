@@ -15,6 +15,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_single_process() -> bool:
+    """Whether torchrun started this process alone, or did not start it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+
 def fail(message: str) -> NoReturn:
     """Prints one line on standard error and exits with code 2."""
     line = " ".join(str(message).split())

@@ -26,7 +26,7 @@ INSIDE_RUNS = ("checkpoints", "adapters", "static", "cells", "wandb", "tensorboa
 """folders of runs in which there are no runs"""
 HIGHER = ("validation/score",)
 """metrics of which more is better"""
-STATES = ("finished", "running", "stopped", "failed", "not started", "damaged")
+STATES = ("finished", "running", "stopped", "pruned", "failed", "not started", "damaged")
 UNSAID = ("run_dir", "logger")
 """settings that say where a run is"""
 
@@ -40,7 +40,7 @@ class RunState:
     state: str = "stopped"
     """one of STATES"""
     reason: str = ""
-    """why it failed, or is not to be trusted"""
+    """why it failed or was pruned, or is not to be trusted"""
     typed: Mapping[str, str] | None = None
     """what the command that did the work set, by key; None if that is not recorded"""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -138,6 +138,8 @@ def _state(folder: Path, record: Mapping[str, Any], job: Mapping[str, Any]) -> t
     finished = bool(record.get("finished")) or (not record and job.get("state") == "finished")
     if job.get("state") == "failed" and not (finished and _is_newer(folder / RECORD, folder / JOB)):
         return "failed", str(job.get("reason") or "")
+    if job.get("state") == "pruned" and not finished:
+        return "pruned", str(job.get("reason") or "")
     if finished:
         verdict = record.get("verdict", "sound")
         return "finished", "" if verdict == "sound" else f"{verdict}: {record.get('reason', '')}"

@@ -8,8 +8,8 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from t2l.run.memory import PeakMemory
 from t2l.tracking.interface import active, current_stage
 
 log = logging.getLogger(__name__)
+Watcher = Callable[[int, Mapping[str, float]], None]
+"""told of the metrics of a step, after they are written; what it raises ends the run"""
+_WATCHERS: list[Watcher] = []
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "hydra-core", "numpy")
 
 
@@ -85,6 +88,16 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What two environments differ in, in words."""
     found = changes(before, now)
     return ", ".join(f"{c.key.rsplit('.', 1)[-1]} {str(c.before)[:12]} -> {str(c.now)[:12]}" for c in found)
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """A block whose runs tell a watcher what they measure."""
+    _WATCHERS.append(watcher)
+    try:
+        yield
+    finally:
+        _WATCHERS.remove(watcher)
 
 
 class Run:
@@ -161,6 +174,8 @@ class Run:
             stream.write(json.dumps(line) + "\n")
         if (tracker := active()) is not None:
             tracker.log_metrics(current_stage(), step, metrics)
+        for watcher in _WATCHERS:
+            watcher(step, metrics)
 
     def forget_after(self, step: int) -> None:
         """Drops lines of later steps, which a resumed run is about to write again (or a half line)."""
