@@ -75,10 +75,15 @@ def metric_of(settings: Any) -> str:
 def space_of(overrides: Sequence[Override]) -> dict[str, BaseDistribution]:
     """What is searched, by key: every override of several values.
 
-    An interval between whole numbers holds whole numbers; tagged `log`, a number is as likely to be in any of its decades.
+    `int(interval(1, 8))` holds whole numbers; of one tagged `log`, a number is as likely to be in any of its decades.
     Raises ValueError for a space that Optuna does not take.
     """
-    return {o.get_key_element(): _distribution(o) for o in overrides if o.is_sweep_override()}
+    return {key: _distribution(o) for key, o in _last(overrides).items() if o.is_sweep_override()}
+
+
+def _last(overrides: Sequence[Override]) -> dict[str, Override]:
+    """By key, the override that counts."""
+    return {o.get_key_element(): o for o in overrides}
 
 
 def _distribution(override: Override) -> BaseDistribution:
@@ -191,7 +196,7 @@ class Search:
         self._sweep, self._sweeper, self._metric, self._start = sweep, sweeper, metric, start
         self._study = study_in(sweep, sweeper, overrides, metric)
         self._space = space_of(found)
-        self._fixed = [word for o, word in zip(found, overrides, strict=True) if not o.is_sweep_override()]
+        self._fixed = [o.input_line or "" for o in _last(found).values() if not o.is_sweep_override()]
         self._asked: set[int] = set()
 
     def next_jobs(self) -> list[GivenJob]:
@@ -226,10 +231,10 @@ class Search:
         return self._study.get_trials()[number]
 
     def _job(self, trial: FrozenTrial) -> GivenJob:
-        chosen = [
-            f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.params.items()
-        ]
-        return GivenJob(trial.number, (*self._fixed, *chosen), job_name(trial.number, chosen))
+        chosen = trial.params.items()
+        words = [f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}" for key, value in chosen]
+        short = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in chosen]
+        return GivenJob(trial.number, (*self._fixed, *words), job_name(trial.number, short))
 
     def take_scores(self, jobs: Sequence[GivenJob]) -> None:
         """Tells the study what trials came to, and says it."""

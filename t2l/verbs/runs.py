@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from t2l.verbs import Verb
 SUMMARY = ("runs.md", "runs.csv", "runs.png")
 """what a sweep leaves in its folder"""
 FORMS = ("table", "markdown", "csv", "json")
+LONGEST_NUMBER = 10
+"""characters of a number that is shown as it is"""
 SORTS = ("score", "loss", "time", "memory", "step", "folder")
 
 
@@ -123,7 +126,14 @@ def _memory(value: int | None) -> str:
 
 def _differences(settings: Mapping[str, str], keys: Sequence[str]) -> str:
     names = short_keys(keys)
-    return ", ".join(f"{names[key]}={value}" for key, value in settings.items()) or "(defaults)"
+    return ", ".join(f"{names[key]}={_short(value)}" for key, value in settings.items()) or "(defaults)"
+
+
+def _short(value: str) -> str:
+    """A value as tables show it: of a number with many digits the first four. CSV and JSON have all."""
+    with suppress(ValueError):
+        return f"{float(value):.4g}" if len(value) > LONGEST_NUMBER else value
+    return value
 
 
 def _filled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
