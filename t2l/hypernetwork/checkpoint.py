@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from t2l.files import FileProblemError, read_json, read_tensors
 from t2l.hypernetwork import Hypernetwork
 from t2l.hypernetwork.selection import Selection
 from t2l.lora import LoraSpec
+from t2l.run.overview import SWEEP, best_run, find_runs
 from t2l.tasks.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -132,6 +134,8 @@ def find_checkpoint(folder: Path) -> Path:
     A run's folder means the checkpoint that validation chose if there was validation, else the last one. `RUN:best` and
     `RUN:last` ask for one of the two, and a checkpoint's own folder (`RUN/checkpoints/step-000200`) for that very one.
 
+    The folder of a sweep means its finished run with the best validation score.
+
     `smollm2` is the one that comes with t2l, unless there is a folder of that name here.
 
     Raises FileProblemError if there is neither.
@@ -147,6 +151,8 @@ def find_checkpoint(folder: Path) -> Path:
         return folder
     name, _, which = str(folder).rpartition(":")
     run, which = (Path(name), which) if which in ("best", "last") and not folder.exists() else (folder, "")
+    if not (run / "checkpoints").is_dir() and (run / SWEEP).is_file():
+        run = _best_of_sweep(run)
     latest = latest_checkpoint(run)
     if latest is None:
         reason = "holds no checkpoint" if run.is_dir() else "does not exist"
@@ -157,6 +163,19 @@ def find_checkpoint(folder: Path) -> Path:
     if best is None and which == "best":
         raise FileProblemError(f"checkpoint {folder}: nothing was validated in that run, so no checkpoint is its best")
     return best or latest
+
+
+@cache  # asked for again and again, and said once
+def _best_of_sweep(sweep: Path) -> Path:
+    """The run of a sweep with the best score. Raises FileProblemError if there is none."""
+    runs = find_runs(sweep)
+    best = best_run(runs)
+    if best is None:
+        raise FileProblemError(
+            f"checkpoint {sweep}: of the {len(runs)} runs of that sweep no finished one has the best validation score: give one of them (`t2l runs {sweep}`)"
+        )
+    log.warning("%s is a sweep: %s, %s %.4g, is its best run", sweep, best.folder, best.metric, best.score)
+    return best.folder
 
 
 def how_chosen(folder: Path) -> str:

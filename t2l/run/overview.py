@@ -103,6 +103,12 @@ def _never_began(sweep: Path) -> dict[Path, dict[str, str]]:
     return {}
 
 
+def best_run(runs: Sequence[RunState]) -> RunState | None:
+    """The finished run with the best score; None if there is none, or scores are of several metrics."""
+    scored = [run for run in runs if run.state == "finished" and run.score is not None]
+    return None if len({run.metric for run in scored}) != 1 else min(scored, key=RunState.rank)
+
+
 def read_run(folder: Path) -> RunState:
     """The state of a run, of which there may be no file yet."""
     try:

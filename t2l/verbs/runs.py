@@ -18,7 +18,7 @@ from t2l.checks import one_of
 from t2l.files import check_own, write_own
 from t2l.run.console import print_table, print_wrapped
 from t2l.run.continuation import short_keys
-from t2l.run.overview import STATES, Comparison, RunState, SeedGroup, find_runs, read_run
+from t2l.run.overview import STATES, Comparison, RunState, SeedGroup, best_run, find_runs, read_run
 from t2l.run.progress import duration
 from t2l.verbs import Verb
 
@@ -68,10 +68,7 @@ class Overview:
     @property
     def best(self) -> RunState | None:
         """The finished run with the best score; None if there is none, or scores are of several metrics."""
-        scored = [run for run in self.runs if run.state == "finished" and run.score is not None]
-        if not scored or len({run.metric for run in scored}) > 1:
-            return None
-        return min(scored, key=RunState.rank)
+        return best_run(self.runs)
 
     def name(self, run: RunState) -> str:
         """A run's folder as seen from where it was looked for."""
