@@ -12,7 +12,6 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +164,10 @@ def find_checkpoint(folder: Path) -> Path:
     return best or latest
 
 
-@cache  # asked for again and again, and said once
+_SAID: set[Path] = set()
+"""best runs of sweeps that were told of: a checkpoint is looked for again and again"""
+
+
 def _best_of_sweep(sweep: Path) -> Path:
     """The run of a sweep with the best score. Raises FileProblemError if there is none."""
     runs = find_runs(sweep)
@@ -174,7 +176,9 @@ def _best_of_sweep(sweep: Path) -> Path:
         raise FileProblemError(
             f"checkpoint {sweep}: of the {len(runs)} runs of that sweep no finished one has the best validation score: give one of them (`t2l runs {sweep}`)"
         )
-    log.warning("%s is a sweep: %s, %s %.4g, is its best run", sweep, best.folder, best.metric, best.score)
+    if best.folder.absolute() not in _SAID:
+        _SAID.add(best.folder.absolute())
+        log.warning("%s is a sweep: %s, %s %.4g, is its best run", sweep, best.folder, best.metric, best.score)
     return best.folder
 
 
