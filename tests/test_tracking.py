@@ -177,7 +177,8 @@ def test_what_verbs_made(quick: Path) -> None:
     assert len(report.tables["results"].rows) == len(report.summary) == len(data["results"]) > 0
     assert set(report.figures) == {p.stem for p in quick.glob("*.png")}
     assert not any(p.is_relative_to(quick / "library") for p in report.artifacts[0].files)
-    (adapter,) = of_adapters(GenerateConfig(checkpoint=str(quick / "sft"), run_dir=str(quick / "generated"))).artifacts
+    made = GenerateConfig([small_run.DESCRIPTION], checkpoint=str(quick / "sft"), run_dir=str(quick / "generated"))
+    (adapter,) = of_adapters(made).artifacts
     whole = of_quickstart(QuickstartConfig(run_dir=str(quick)))
     names = {a.reference: [s.reference for s in a.made_from] for a in whole.artifacts}
     assert [n.split("-")[0] for n in names] == ["library", "hypernetwork", "hypernetwork", "adapter", "report"]
@@ -338,6 +339,11 @@ def test_a_verb_tells_its_tracker_what_it_made(root: Path, tmp_path: Path, told:
     run_verb("generate", config)
     assert told[0][1].summary == {"adapters": 1}
     assert told[1] == ("finished",)
+    told.clear()
+    config.descriptions = ["Count."]  # beside the first, which is no result of this command
+    run_verb("generate", config)
+    assert told[0][1].summary == {"adapters": 1}
+    assert {p.parent.name for p in told[0][1].artifacts[0].files} == {"count"}
     told.clear()
     config.logger = JsonlConfig()
     run_verb("generate", config)

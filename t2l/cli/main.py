@@ -24,7 +24,7 @@ verbs:
 Verbs are configured with Hydra: `t2l train --cfg job` prints the configuration,
 `t2l train experiment=mini_sft seed=1` changes it, and
 `t2l train -m hypernetwork=l,m,s seed=1,2,3` sweeps. Some take words as well:
-`t2l generate "Keep only the animals." checkpoint=RUN run_dir=my_adapter`.
+`t2l generate "Keep only the animals." checkpoint=RUN run_dir=my_adapters`.
 A run without a folder of its own (run_dir=DIR) gets a dated one in runs/VERB/;
 the same command finds it again and goes on there.
 `torchrun --nproc-per-node N -m t2l VERB ...` trains in N processes.

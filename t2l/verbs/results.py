@@ -9,6 +9,7 @@ from typing import Any
 from t2l.evaluation.report.tables import long_table
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record
+from t2l.hypernetwork.generator import folders_for
 from t2l.tracking import Artifact, Results, Table
 
 REPORT_PATTERNS = ("report.*", "*.png", "answers.jsonl", "evaluation.json")
@@ -91,10 +92,12 @@ def _of_harness(folder: Path) -> Results:
 
 
 def of_adapters(config: Any) -> Results:
-    """The folder of what was generated, one adapter or several, made of the hypernetwork."""
+    """The folder with the adapters that were generated, made of the hypernetwork."""
     folder = Path(config.run_dir)
-    count = len(list(folder.glob("**/adapter_config.json")))
-    return Results({"adapters": count}, artifacts=[Artifact("adapter", folder, [_hypernetwork(config.checkpoint)])])
+    made = {path.name for path in folders_for(folder, config.all_descriptions())}
+    patterns = [f"{name}/*" for name in sorted(made)]
+    artifact = Artifact("adapter", folder, [_hypernetwork(config.checkpoint)], patterns=patterns)
+    return Results({"adapters": len(made)}, artifacts=[artifact])
 
 
 def of_quickstart(config: Any) -> Results:
