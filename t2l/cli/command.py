@@ -21,6 +21,7 @@ from typing import Any
 
 from t2l.cli.help import verb_help
 from t2l.cli.overrides import is_of_hydra, quote_paths, quoted
+from t2l.cli.refusal import cleared_if_refused
 from t2l.cli.settings import SettingsError, compose_with_hydra, friendly, groups_of, settings_of
 from t2l.cli.sweep import JobState, check_states, one_line, report_sweep, run_job, states
 from t2l.cli.words import SHOW_CONFIG, SHOW_ELSE, SWEEP, Words, read_words
@@ -333,16 +334,18 @@ def run_once(command: Command, work: Work) -> None:
 
     Raises ValueError if another program's run is there.
     """
+    folder: Path | None = None
     if not is_main_process():
         words = [*QUIET, _folder_word("hydra.run.dir", ".")]
     elif command.sets("hydra.run.dir"):
-        words = []
+        folder, words = Path(str(command.hydra.run.dir)), []
     else:
         given = command.settings[0].run_dir
         folder = Path(given) if given else _own_folder(command)
         _check_records(folder / ".hydra/hydra.yaml")
         words = [_folder_word("hydra.run.dir", folder)]
-    launch([*command.words, *words, *_log_name(command)], Job(command.verb, work))
+    with cleared_if_refused(folder):
+        launch([*command.words, *words, *_log_name(command)], Job(command.verb, work))
 
 
 def run_sweep(command: Command, work: Work) -> None:
