@@ -148,10 +148,11 @@ def test_the_commands_of_the_card_work(
 def test_the_code_in_a_card_finds_a_base_that_lies_elsewhere(
     generator: Generator, mini_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An absolute path is no part of the card, and the code runs all the same, from where the adapter lies."""
+    """An absolute path is no part of the card, and the code runs all the same."""
     base = shutil.copytree(mini_base.path, tmp_path / "models/my base")
-    (made, _), *_ = write_adapters(replace(generator, base_model=str(base)), [DESCRIPTION], tmp_path / "far/many")
-    monkeypatch.chdir(made.parent)
+    (tmp_path / "far").mkdir()
+    monkeypatch.chdir(tmp_path / "far")
+    (made, _), *_ = write_adapters(replace(generator, base_model=str(base)), [DESCRIPTION], Path("many"))
     spec, card = generator.hypernetwork.spec, (made / "README.md").read_text()
     with torch.no_grad(), inject(mini_base.model, spec, load_adapter(made, spec)):
         injected = mini_base.model(IDS).logits
