@@ -7,16 +7,18 @@ against these types, and `OmegaConf.to_object` turns the result into them once, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from t2l.objectives.joint import GROUP as PARTS
-from t2l.objectives.joint import part_config
 from t2l.registry import PACKAGES, Component, components
 from t2l.verbs import VERBS, verb_named
 
-ROOTS = {name: verb_named(name).config for name in VERBS}
+
+def roots(verbs: Iterable[str] = VERBS) -> dict[str, type]:
+    """Root config of each verb."""
+    return {name: verb_named(name).config for name in verbs}
 
 
 def config_folder() -> Path:
@@ -26,17 +28,31 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def register() -> None:
-    """Registers schemas, and components that have no YAML, with Hydra; safe to call again."""
+def choices(group: str, folder: str | None = None) -> list[str]:
+    """What can be chosen for a group: its files in conf/ and in `folder`, and components that have none."""
+    files = {p.stem for f in (config_folder(), folder) if f for p in Path(f, group).glob("*.yaml")}
+    if group not in PACKAGES:
+        return sorted({*files, *(_parts() if group == "objective_part" else ())})
+    return sorted({*files, *(name for name, found in components(group).items() if found.config is not None)})
+
+
+def register(verbs: Iterable[str] = VERBS, groups: Iterable[str] = tuple(PACKAGES)) -> None:
+    """Registers schemas, and components that have no YAML, with Hydra; safe to call again.
+
+    Args:
+        verbs: those whose roots are registered.
+        groups: those whose components are.
+    """
     from hydra.core.config_store import ConfigStore
 
-    store = ConfigStore.instance()
-    for kind in PACKAGES:  # before the roots, some of whose defaults are the components' names
+    store, groups = ConfigStore.instance(), set(groups)
+    for kind in filter(groups.__contains__, PACKAGES):  # before the roots, some of whose defaults are components' names
         for found in components(kind).values():
             if found.config is not None:
                 _store(store, found)
-    _store_parts(store)
-    for verb, root in ROOTS.items():
+    if "objective" in groups:
+        _parts()
+    for verb, root in roots(verbs).items():
         store.store(name=f"{verb}_schema", node=root)
 
 
@@ -54,11 +70,18 @@ def _store(store: Any, found: Component, group: str | None = None) -> None:
         store.store(group=place, name=found.name, node=node)
 
 
-def _store_parts(store: Any) -> None:
-    """Every objective once more as a part of a sum of objectives: its schema, and itself by the names of its YAMLs."""
+def _parts() -> set[str]:
+    """Stores every objective once more as a part of a sum of objectives: its schema, and itself by the names of its YAMLs.
+
+    Returns what can be chosen.
+    """
+    from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    known: set[str] = set()
+    from t2l.objectives.joint import GROUP as PARTS
+    from t2l.objectives.joint import part_config
+
+    store, known = ConfigStore.instance(), set[str]()
     for found in components("objective").values():
         kind = part_config(found.config) if found.config is not None else None
         if kind is not None:
@@ -69,6 +92,7 @@ def _store_parts(store: Any) -> None:
         for name in usable:
             store.store(group=PARTS, name=name, node=files.pop(name))
             known.add(name)
+    return {name for name in known if not name.endswith("_schema")}
 
 
 def _defaults(node: Any) -> set[str]:

@@ -93,6 +93,17 @@ def _import_all(group: str) -> None:
     package = importlib.import_module(PACKAGES[group])
     for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(found.name)
+    if MODULES_VARIABLE in _FOUND:
+        return
+    _FOUND.add(MODULES_VARIABLE)  # what comes from outside may be of any group, and is imported once
+    try:
+        _import_outside()
+    except BaseException:
+        _FOUND.discard(MODULES_VARIABLE)
+        raise
+
+
+def _import_outside() -> None:
     for module in filter(None, os.environ.get(MODULES_VARIABLE, "").split(",")):
         try:
             importlib.import_module(module.strip())

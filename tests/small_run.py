@@ -29,6 +29,8 @@ PLAIN = [
 CONTENDERS = [*PLAIN, "generated", "refined"]
 CONTROLS = ["shuffled", "shuffled_nearest", "random_text", "static"]
 DESCRIPTION = 'Keep only the animals, please; it\'s 100% "urgent" = now.'
+ONE = "one/keep_only_the_animals_please_it_s_100_urgent_now"
+"""the generated adapter"""
 
 
 BASE_HASHES = "base_hashes.json"

@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from t2l.config import ROOTS, config_folder, register
+from t2l.config import config_folder, register, roots
+from t2l.verbs import VERBS
 from t2l.verbs.shared import settings_from
 
 CONF = config_folder()
@@ -46,9 +47,9 @@ def composed(verb: str, *overrides: str) -> object:
         return OmegaConf.to_object(compose(verb, overrides=list(overrides)))
 
 
-@pytest.mark.parametrize("verb", ROOTS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_root_composes_into_its_dataclass(verb: str) -> None:
-    assert isinstance(composed(verb, *NEEDED.get(verb, [])), ROOTS[verb])
+    assert isinstance(composed(verb, *NEEDED.get(verb, [])), roots()[verb])
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=str)
@@ -87,12 +88,12 @@ def test_no_config_names_a_python_object() -> None:
     [("quickstart", "train"), ("quickstart", "train_library"), ("compare_methods", "train_library"), ("compare_methods", "evaluate")],
 )  # fmt: skip
 def test_settings_that_verbs_hand_on_mean_the_same_to_both(verb: str, to: str) -> None:
-    ours, theirs = (get_type_hints(ROOTS[name]) for name in (verb, to))
+    ours, theirs = (get_type_hints(roots()[name]) for name in (verb, to))
     shared = {key for key in ours if key in theirs}
     assert {"base_model", "suite", "lora", "seed", "run_dir"} <= shared
     different = {key for key in shared if ours[key] != theirs[key]}
     assert different <= {"splits", "contenders"}  # None means all to one of them
     config: Any = composed(verb, "seed=7", "contenders=[base]")
-    made = settings_from(ROOTS[to], config, run_dir="elsewhere")
+    made = settings_from(roots()[to], config, run_dir="elsewhere")
     assert {key for key in shared if getattr(made, key) != getattr(config, key)} == {"run_dir"}
     assert made.run_dir == "elsewhere"

@@ -241,8 +241,8 @@ def test_one_hot_from_training_to_an_adapter_by_task_name(
     assert record.d_embedding == len(names) == 3
     generate = ["generate", "--checkpoint", f"{runs}/one_hot", "--out", f"{tmp_path}/out"]
     main([*generate, *names])
-    loaded = [load_adapter(tmp_path / f"out/{i:03d}", record.spec) for i in range(3)]
-    assert [load_provenance(tmp_path / f"out/{i:03d}")["description"] for i in range(3)] == names
+    loaded = [load_adapter(tmp_path / "out" / name, record.spec) for name in names]
+    assert [load_provenance(tmp_path / "out" / name)["description"] for name in names] == names
     group = record.spec.group_names[0]
     assert not torch.equal(loaded[0].A[group], loaded[1].A[group])
     generate[-1] = f"{tmp_path}/other"
@@ -296,7 +296,7 @@ def test_the_base_model_as_encoder_from_training_to_an_adapter(
     assert record.d_embedding == load_base_model(BaseModelConfig(device="cpu")).model.config.hidden_size
     generate = ["generate", "Use capitals.", "--checkpoint", f"{runs}/base_model", "--out", f"{tmp_path}/out"]
     main([*generate, "encoder.cache="])
-    assert load_provenance(tmp_path / "out")["encoder_identity"] == record.encoder_identity
+    assert load_provenance(tmp_path / "out/use_capitals")["encoder_identity"] == record.encoder_identity
     line = refused(capsys, *generate, "encoder=base_model", "encoder.cache=")
     told = line.partition("for its own pass encoder=causal_lm with ")[2].removesuffix(", or encoder=own")
     assert {"kind": "causal_lm", **json.loads(told)} == record.encoder

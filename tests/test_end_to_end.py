@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import BASE_HASHES, CONTROLS, DESCRIPTION, PLAIN, SMALL, TRAIN
+from small_run import BASE_HASHES, CONTROLS, DESCRIPTION, ONE, PLAIN, SMALL, TRAIN
 
 import t2l
 from t2l.base_model.files import mini_base_model_path
@@ -24,7 +24,7 @@ from t2l.cli import main
 from t2l.encoder import TaskEncoder
 from t2l.files import write_json
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, load_training_data, own_encoder
-from t2l.hypernetwork.generator import Generator, load_generator, write_adapters
+from t2l.hypernetwork.generator import Generator, adapter_name, load_generator, write_adapters
 from t2l.lora import LoraWeights
 from t2l.lora.peft_folder import load_adapter, load_provenance
 from t2l.lora.source import bytes_per_adapter
@@ -155,10 +155,10 @@ def test_report_says_what_its_numbers_rest_on(root: Path) -> None:
 def test_generate_says_how_sure_it_is_and_warns(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["generate", DESCRIPTION, "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/one", "warn_below=1.0"])
     said = capsys.readouterr()
-    assert said.out == f"{tmp_path}/one\n"
+    assert said.out == f"{tmp_path}/{ONE}\n"
     assert "confidence" in said.err
     assert "may not do what is described" in said.err
-    recorded = load_provenance(tmp_path / "one")["confidence"]
+    recorded = load_provenance(tmp_path / ONE)["confidence"]
     assert recorded["nearest_task"]
     assert 0 <= recorded["expected_score"] <= 1
 
@@ -289,13 +289,14 @@ def test_generated_adapter_answers_in_plain_peft_as_recorded(root: Path, tmp_pat
     rows = [a for a in answers if a["contender"] == "generated_sft" and a["split"] == "unseen_combination"]
     description = rows[0]["condition"]
     rows = [a for a in rows if a["condition"] == description]
-    main(["generate", description, "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/adapter"])
+    main(["generate", description, "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}"])
+    adapter = tmp_path / adapter_name(description)
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = str(mini_base_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path), f"{tmp_path}/adapter")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path), adapter)
     for row in rows:
         chat = [{"role": "user", "content": row["input"]}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -305,7 +306,7 @@ def test_generated_adapter_answers_in_plain_peft_as_recorded(root: Path, tmp_pat
 
 
 def test_descriptions_with_any_punctuation_arrive_whole(root: Path) -> None:
-    assert load_provenance(root / "one")["description"] == DESCRIPTION
+    assert load_provenance(root / ONE)["description"] == DESCRIPTION
 
 
 def test_a_thousand_descriptions_are_generated_a_few_at_a_time(
@@ -334,8 +335,8 @@ def test_a_thousand_descriptions_are_generated_a_few_at_a_time(
 def test_many_descriptions_from_a_file(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list.txt").write_text("Count the tools.\n\nReverse the list.\n")
     main(["generate", "--file", f"{tmp_path}/list.txt", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/many"])
-    assert capsys.readouterr().out.split() == [f"{tmp_path}/many/000", f"{tmp_path}/many/001"]
-    assert load_provenance(tmp_path / "many/001")["description"] == "Reverse the list."
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/many/count_the_tools", f"{tmp_path}/many/reverse_the_list"]
+    assert load_provenance(tmp_path / "many/reverse_the_list")["description"] == "Reverse the list."
 
 
 def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -384,10 +385,10 @@ def test_truncated_checkpoint_is_refused(root: Path, tmp_path: Path, capsys: pyt
 
 
 def test_folder_with_other_files_is_left_alone(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_json(tmp_path / "mine/notes.json", {})
+    write_json(tmp_path / "mine/count/notes.json", {})
     line = _refused(capsys, "generate", "Count.", "--checkpoint", f"{root}/sft", "--out", f"{tmp_path}/mine")
     assert "holds 'notes.json', which t2l did not write" in line
-    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.json"]
+    assert [p.name for p in (tmp_path / "mine").rglob("*.*")] == ["notes.json"]
 
 
 def test_killed_training_resumes_to_identical_metrics(root: Path, tmp_path: Path) -> None:

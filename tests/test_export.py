@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from small_run import DESCRIPTION
+from small_run import DESCRIPTION, ONE
 from test_cli import refused
 
 from t2l.cli import main
@@ -61,8 +63,21 @@ def test_the_card_says_what_was_run_and_what_it_scores(root: Path, tmp_path: Pat
     ):
         assert said.lower() in text.lower()
     assert str(root) not in text  # how this machine lays out its folders
+    assert str(tmp_path) not in text
     main(["export", str(root / "sft"), "--out", str(tmp_path / "bare"), "--licence", "mit"])
     assert "exported without a report" in (tmp_path / "bare/README.md").read_text()
+
+
+def test_the_commands_of_the_card_run_as_they_stand(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["export", str(root / "sft"), "--out", "to share"])
+    (lines,) = re.findall(r"```sh\n(.*?)\n```", Path("to share/README.md").read_text(), re.DOTALL)
+    for line in lines.splitlines():
+        capsys.readouterr()
+        main(shlex.split(line)[1:])
+    assert "base, told" in capsys.readouterr().out
 
 
 def test_an_exported_checkpoint_is_evaluated_like_any_other(root: Path, tmp_path: Path) -> None:
@@ -105,9 +120,8 @@ def test_nothing_else_of_t2ls_is_replaced(root: Path, tmp_path: Path, capsys: py
     assert wanted in refused(capsys, "export", str(run), "--out", str(trained))
     assert wanted in refused(capsys, "export", str(run), "--out", str(oracle))
     for taken in (trained, oracle, tmp_path / "small"):
-        assert wanted in refused(
-            capsys, "generate", DESCRIPTION, "--checkpoint", str(root / "sft"), "--out", str(taken)
-        )
+        line = refused(capsys, "generate", DESCRIPTION, "--checkpoint", str(root / "sft"), "--out", str(taken))
+        assert "is an adapter, or something else that t2l wrote: name the folder that adapters go into" in line
     assert {folder: contents(folder) for folder in before} == before
     main(["export", str(root / "reconstruction"), "--out", str(tmp_path / "small")])  # another of its kind is
     assert contents(tmp_path / "small") != before[tmp_path / "small"]
@@ -134,7 +148,7 @@ def test_the_shipped_one_is_what_generate_takes_by_itself(
     monkeypatch.setattr(checkpoint, "shipped_folder", lambda name: tmp_path / "small" if name == "smollm2" else None)
     monkeypatch.chdir(tmp_path)
     main(["generate", DESCRIPTION, "--out", "a"])
-    assert (tmp_path / "a/adapter_model.safetensors").is_file()
+    assert (tmp_path / "a" / Path(ONE).name / "adapter_model.safetensors").is_file()
     shutil.copytree(find_checkpoint(root / "reconstruction"), tmp_path / "smollm2")
     assert find_checkpoint(Path("smollm2")) == Path("smollm2")
 

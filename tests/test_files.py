@@ -10,6 +10,7 @@ import torch
 from conftest import random_adapters
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_run import ONE
 
 from t2l.cli import main
 from t2l.files import (
@@ -182,9 +183,9 @@ def test_no_verb_works_with_a_broken_checkpoint(
 
 
 def test_adapter_folders_keep_what_peft_and_transformers_ask(root: Path) -> None:
-    with safe_open(root / "one/adapter_model.safetensors", "pt") as file:
+    with safe_open(root / ONE / "adapter_model.safetensors", "pt") as file:
         assert file.metadata()["format"] == "pt"
-    assert json.loads((root / "one/adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert json.loads((root / ONE / "adapter_config.json").read_text())["peft_type"] == "LORA"
 
 
 def test_every_tensor_file_of_a_run_has_a_checksum(root: Path) -> None:

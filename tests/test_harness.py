@@ -6,9 +6,10 @@ import copy
 import importlib.metadata
 import itertools
 import json
+import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from t2l.evaluation.contenders.composition import ArrowRouting
 from t2l.evaluation.contenders.generated import generate_adapters
 from t2l.evaluation.harness.board import view_of
 from t2l.evaluation.harness.data import NOTE
-from t2l.evaluation.harness.lm_eval import Harness, HarnessConfig, descriptions_of, what_differs
-from t2l.evaluation.harness.report import Pass, rows_of
+from t2l.evaluation.harness.lm_eval import Harness, HarnessConfig, descriptions_of, quiet, what_differs
+from t2l.evaluation.harness.report import Pass, Row, rows_of
 from t2l.evaluation.scoring import Question, greedy_answers
 from t2l.hypernetwork import ResidualConfig
 from t2l.hypernetwork import build as build_hypernetwork
@@ -363,6 +364,12 @@ def no_built_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
         ("harness.", ["contenders=[prompted]"], "'lists_write' has no description: give +harness.descriptions.lists_w"),
         ("_folder", ["harness.descriptions_folder=no", "contenders=[prompted]"], "_folder=no: no such folder"),
         ("library", ["contenders=[oracle]", "library={folder}/library"], "has no adapter for task 'lists_write'"),
+        (
+            "library",
+            ["contenders=[oracle]", "library={folder}/library"],
+            "is another one there: +harness.library_tasks.lists_write=NAME",
+        ),
+        ("harness.", ["contenders=[prompted]"], "(called otherwise there: +harness.library_tasks.lists_write=NAME)"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -541,3 +548,49 @@ def test_each_description_is_a_pass_and_rows_are_their_means() -> None:
     (row,) = rows_of([one(0.2, 0.1), one(0.6, 0.3)])
     assert (row.value, row.stderr, row.passes) == (pytest.approx(0.4), pytest.approx(0.2), 2)
     assert rows_of([one(0.2, 0.1), one(0.6, "N/A")])[0].stderr is None
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_harness_is_quiet_unless_it_is_asked(
+    asked: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bars of the harness and of datasets, which both know tqdm by name, and messages."""
+    from datasets.utils import tqdm as bar_of_datasets
+    from lm_eval.api.task import tqdm as bar_of_harness
+
+    def make_noise() -> None:
+        logging.getLogger("lm_eval.evaluator").info("a notice")
+        for bar in (bar_of_harness, bar_of_datasets):
+            assert list(bar(range(3), disable=False)) == [0, 1, 2]
+
+    with caplog.at_level(logging.DEBUG if asked else logging.INFO), quiet():
+        make_noise()
+    assert ("3/3" in capsys.readouterr().err, "a notice" in caplog.text) == (asked, asked)
+    with caplog.at_level(logging.INFO):
+        make_noise()
+    assert "3/3" in capsys.readouterr().err
+    assert "a notice" in caplog.text
+
+
+def test_its_scores_are_a_table_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        Row("base", "arc", "acc,none", 0.25, 0.0312, 1), Row("base", "piqa", "acc,none", 0.5, None, 1),
+        Row("oracle", "arc", "acc,none", 0.75, 0.02, 2),
+    ]  # fmt: skip
+    (tmp_path / "harness.json").write_text(json.dumps({"rows": [asdict(row) for row in rows]}))
+    main(["report", str(tmp_path), "to=csv"])
+    header, first, *_ = capsys.readouterr().out.splitlines()
+    assert (header, first) == ("contender,task,metric,value,stderr,passes", 'base,arc,"acc,none",0.25,0.0312,1')
+    main(["report", str(tmp_path), f"file={tmp_path}/board.tex"])
+    lines = (tmp_path / "board.tex").read_text().splitlines()
+    assert lines[2:6] == [
+        r"contender & arc acc & piqa acc \\", r"\midrule", r"base & 0.2500 ± 0.0312 & 0.5000 \\", r"oracle & 0.7500 ± 0.0200 &  \\",
+    ]  # fmt: skip
+    capsys.readouterr()
+    main(["report", str(tmp_path), "to=markdown", "contenders=[base]", "splits=[piqa]"])
+    assert "arc" not in (shown := capsys.readouterr().out)
+    assert "0.5000" in shown
+    assert "this report has no task 'x'; it has arc, piqa" in refused(capsys, "report", str(tmp_path), "splits=[x]")
+    assert "a report of the harness has results alone" in refused(capsys, "report", str(tmp_path), "table=controls")
+    (tmp_path / "harness.json").write_text("[]")
+    assert "is no report of `t2l evaluate harness=lm_eval`" in refused(capsys, "report", str(tmp_path))

@@ -10,9 +10,9 @@ from test_cli import refused
 from test_overrides import _dataclasses
 
 from t2l.cli import main
-from t2l.cli.help import choices, meanings, summary
+from t2l.cli.help import meanings, summary
 from t2l.cli.settings import groups_of
-from t2l.config import ROOTS, config_folder
+from t2l.config import choices, config_folder, roots
 from t2l.run.console import WIDTH
 from t2l.verbs import VERBS, verb_named
 
@@ -25,7 +25,7 @@ def test_every_field_says_what_it_means() -> None:
 
 def test_verbs_are_what_there_is() -> None:
     folder = config_folder()
-    assert set(VERBS) == set(ROOTS) == {p.stem for p in folder.glob("*.yaml")}
+    assert set(VERBS) == set(roots()) == {p.stem for p in folder.glob("*.yaml")}
     for name in VERBS:
         verb = verb_named(name)
         assert {*verb.words} <= {f.name for f in fields(verb.config)}
@@ -43,7 +43,7 @@ def test_the_page_has_all_of_it_and_fits(verb: str, capsys: pytest.CaptureFixtur
     assert max(map(len, shown.splitlines())) <= WIDTH
     words = shown.split()
     groups = {g.split("@")[-1].split(".")[0] for g in groups_of(verb)}
-    for field in fields(ROOTS[verb]):
+    for field in fields(roots()[verb]):
         assert any(w.startswith((f"{field.name}=", f"{field.name}.")) for w in words) or field.name in groups
     for group in groups_of(verb):
         place = group.partition("@")[2]

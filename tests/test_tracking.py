@@ -18,15 +18,20 @@ from typing import Any
 import pytest
 import small_run
 import yaml
+from test_describe import sentences
 
 from t2l.cli import main
 from t2l.cli.command import command_words, read_command
 from t2l.cli.job import run_verb
+from t2l.describe import DescribeConfig
+from t2l.describe.describers import Describer
 from t2l.registry import register
 from t2l.run.record import Run
+from t2l.tasks.suites import WordListConfig
 from t2l.tracking import About, Artifact, JsonlConfig, Results, Table, Tracker, active, stage, tracked
 from t2l.tracking.tensorboard import TensorBoardConfig
 from t2l.tracking.wandb import WandbConfig, WandbTracker
+from t2l.training.pretrain_base import PretrainBaseConfig
 from t2l.verbs.generate import GenerateConfig
 from t2l.verbs.quickstart import QuickstartConfig
 from t2l.verbs.results import of_adapters, of_library, of_quickstart, of_report, of_training
@@ -178,7 +183,8 @@ def test_what_verbs_made(quick: Path) -> None:
     assert len(report.tables["results"].rows) == len(report.summary) == len(data["results"]) > 0
     assert set(report.figures) == {p.stem for p in quick.glob("*.png")}
     assert not any(p.is_relative_to(quick / "library") for p in report.artifacts[0].files)
-    (adapter,) = of_adapters(GenerateConfig(checkpoint=str(quick / "sft"), run_dir=str(quick / "generated"))).artifacts
+    made = GenerateConfig([small_run.DESCRIPTION], checkpoint=str(quick / "sft"), run_dir=str(quick / "generated"))
+    (adapter,) = of_adapters(made).artifacts
     whole = of_quickstart(QuickstartConfig(run_dir=str(quick)))
     names = {a.reference: [s.reference for s in a.made_from] for a in whole.artifacts}
     assert [n.split("-")[0] for n in names] == ["library", "hypernetwork", "hypernetwork", "adapter", "report"]
@@ -300,7 +306,7 @@ def test_the_readmes_sweep_is_of_keys_that_there_are() -> None:
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"logger\.mode must be"):
         WandbConfig(mode="on")
-    with pytest.raises(ValueError, match=r"logger\.artifacts: unknown 'x'; choose from library"):
+    with pytest.raises(ValueError, match=r"logger\.artifacts: unknown 'x'; choose from base_model, library"):
         WandbConfig(artifacts=["x"])
 
 
@@ -340,9 +346,61 @@ def test_a_verb_tells_its_tracker_what_it_made(root: Path, tmp_path: Path, told:
     assert told[0][1].summary == {"adapters": 1}
     assert told[1] == ("finished",)
     told.clear()
+    config.descriptions = ["Count."]  # beside the first, which is no result of this command
+    run_verb("generate", config)
+    assert told[0][1].summary == {"adapters": 1}
+    assert {p.parent.name for p in told[0][1].artifacts[0].files} == {"count"}
+    told.clear()
     config.logger = JsonlConfig()
     run_verb("generate", config)
     assert not told
+
+
+def test_a_base_that_is_pretrained_is_tracked(
+    tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "t2l.verbs.pretrain_base._skill", lambda base: {"formal_code": {"train": 0.5}, "base": {"train": 0.1}}
+    )
+    config = PretrainBaseConfig(run_dir=str(tmp_path / "base"), steps=12, batch_size=2, hidden_size=16, layers=1)
+    config.intermediate_size, config.logger = 16, ListConfig()
+    run_verb("pretrain_base", config)
+    *curve, (_, results), end = told
+    assert [(stage, step) for stage, step, _ in curve] == [("", 1), ("", 11), ("", 12)]
+    assert all(metrics["train/loss"] > 0 for *_, metrics in curve)
+    assert end == ("finished",)
+    assert results.summary == {"formal_code/train": 0.5, "base/train": 0.1}
+    assert {"config.json", "model.safetensors", "README.md"} <= {p.name for p in results.artifacts[0].files}
+    assert results.artifacts[0].kind == "base_model"
+    assert "logger" not in (tmp_path / "base/README.md").read_text()
+
+
+def test_descriptions_that_are_written_are_tracked(
+    tmp_path: Path, told: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Writer(Describer):
+        concurrency, model, origin = 1, "none", "here"
+
+        def settings(self) -> dict[str, Any]:
+            return {}
+
+        def stop(self) -> None:
+            return None
+
+        def reply(self, prompt: str, seed: int) -> str:
+            return json.dumps(sentences(seed))
+
+    monkeypatch.setattr("t2l.verbs.describe.describing.build", lambda config: Writer())
+    suite = WordListConfig(train_examples=8, test_examples=2, train_compositions=2)
+    config = DescribeConfig(suite, None, tasks=["keep_animals", "reverse"], n=6, run_dir=str(tmp_path / "told"))
+    config.logger = ListConfig()
+    run_verb("describe", config)
+    *curve, (_, results), end = told
+    assert end == ("finished",)
+    assert [line[2]["describe/descriptions"] for line in curve][-1] == results.summary["descriptions"] == 12
+    assert results.summary["tasks"] == len(results.tables["descriptions"].rows) == 2
+    (made,) = results.artifacts
+    assert (made.kind, {p.name for p in made.files}) == ("descriptions", {"metadata.yaml", "prompt.txt"})
 
 
 def test_generate_keeps_trackers_files_out_of_the_adapter(

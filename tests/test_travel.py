@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ from t2l.verbs.generate import GenerateConfig
 
 IDS = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(1))
 DESCRIPTION = 'Keep: the "animals" --- please,\n# and nothing else'
+NAME = "keep_the_animals_please_and_nothing_else"
 
 
 class Lengths:
@@ -89,18 +95,18 @@ def test_the_card_is_one_that_the_hub_reads(generator: Generator) -> None:
     from huggingface_hub import ModelCard
 
     write_adapters(generator, [DESCRIPTION], Path("one"), licence="mit")
-    data = ModelCard.load("one/README.md").data
+    data = ModelCard.load(f"one/{NAME}/README.md").data
     assert (data.base_model, data.library_name, data.license) == ("mini", "peft", "mit")
     assert data.pipeline_tag == "text-generation"
     assert {"lora", "text-to-lora"} <= set(data.tags)
     write_adapters(generator, [DESCRIPTION], Path("two"))
-    assert ModelCard.load("two/README.md").data.license == "unknown"
-    assert "licence of the base model applies" in Path("two/README.md").read_text()
+    assert ModelCard.load(f"two/{NAME}/README.md").data.license == "unknown"
+    assert "licence of the base model applies" in Path(f"two/{NAME}/README.md").read_text()
 
 
 def test_the_card_says_where_the_adapter_comes_from(generator: Generator, tmp_path: Path) -> None:
     write_adapters(generator, [DESCRIPTION], tmp_path / "one")
-    card = Path("one/README.md").read_text()
+    card = Path(f"one/{NAME}/README.md").read_text()
     assert '> Keep: the "animals" --- please,\n> # and nothing else' in card
     assert generator.record.base_fingerprint in card
     assert "`sft/checkpoints/step-000012`, trained by sft for 12 steps, seed 7" in card
@@ -113,9 +119,9 @@ def test_the_card_says_where_the_adapter_comes_from(generator: Generator, tmp_pa
 
 def test_every_adapter_has_its_own_card_and_confidence_is_returned(generator: Generator) -> None:
     made = write_adapters(generator, ["Count.", "Reverse."], Path("many"))
-    assert made == [(Path("many/000"), None), (Path("many/001"), None)]
-    assert "> Count." in Path("many/000/README.md").read_text()
-    assert "> Reverse." in Path("many/001/README.md").read_text()
+    assert made == [(Path("many/count"), None), (Path("many/reverse"), None)]
+    assert "> Count." in Path("many/count/README.md").read_text()
+    assert "> Reverse." in Path("many/reverse/README.md").read_text()
 
 
 def test_the_commands_of_the_card_work(
@@ -124,19 +130,40 @@ def test_the_commands_of_the_card_work(
     """Each snippet, run as it stands, gives the logits of injection; the merged model's snippet too."""
     write_adapters(generator, [DESCRIPTION], Path("one"))
     spec = generator.hypernetwork.spec
-    with torch.no_grad(), inject(mini_base.model, spec, load_adapter(Path("one"), spec)):
+    with torch.no_grad(), inject(mini_base.model, spec, load_adapter(Path("one", NAME), spec)):
         injected = mini_base.model(IDS).logits
     with torch.no_grad():
         assert not torch.allclose(mini_base.model(IDS).logits, injected, atol=1e-2)
-    card = Path("one/README.md").read_text()
+    card = Path(f"one/{NAME}/README.md").read_text()
     serve, merge = blocks(card, "sh")
     main(shlex.split(merge)[1:])
-    assert capsys.readouterr().out == "one_merged\n"
-    snippets = [*blocks(card, "python"), *blocks(Path("one_merged/README.md").read_text(), "python")]
+    assert capsys.readouterr().out == f"one/{NAME}_merged\n"
+    snippets = [*blocks(card, "python"), *blocks(Path(f"one/{NAME}_merged/README.md").read_text(), "python")]
     assert len(snippets) == 3
     check_snippets(snippets, IDS, injected)
-    assert "--enable-lora --max-lora-rank 8 --lora-modules one=one" in serve
-    assert load_provenance(Path("one_merged"))["adapter"]["description"] == DESCRIPTION
+    assert f"--enable-lora --max-lora-rank 8 --lora-modules {NAME}=one/{NAME}" in serve
+    assert load_provenance(Path(f"one/{NAME}_merged"))["adapter"]["description"] == DESCRIPTION
+
+
+def test_the_code_in_a_card_finds_a_base_that_lies_elsewhere(
+    generator: Generator, mini_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An absolute path is no part of the card, and the code runs all the same."""
+    base = shutil.copytree(mini_base.path, tmp_path / "models/my base")
+    (tmp_path / "far").mkdir()
+    monkeypatch.chdir(tmp_path / "far")
+    (made, _), *_ = write_adapters(replace(generator, base_model=str(base)), [DESCRIPTION], Path("many"))
+    spec, card = generator.hypernetwork.spec, (made / "README.md").read_text()
+    with torch.no_grad(), inject(mini_base.model, spec, load_adapter(made, spec)):
+        injected = mini_base.model(IDS).logits
+    snippets = blocks(card, "python")
+    assert len(snippets) == 2
+    check_snippets(snippets, IDS, injected)
+    assert str(tmp_path) not in card
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    serve = blocks(card, "sh")[0].replace("vllm serve", "printf '%s\\n'")
+    found = subprocess.run(["bash", "-c", serve], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert found[0] == str(base)
 
 
 def test_transformers_finds_the_base_by_itself(
@@ -147,9 +174,9 @@ def test_transformers_finds_the_base_by_itself(
     write_adapters(generator, [DESCRIPTION], tmp_path / "one")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    model, spec = AutoModelForCausalLM.from_pretrained(str(tmp_path / "one")), generator.hypernetwork.spec
+    model, spec = AutoModelForCausalLM.from_pretrained(str(tmp_path / "one" / NAME)), generator.hypernetwork.spec
     with torch.no_grad():
-        with inject(mini_base.model, spec, load_adapter(tmp_path / "one", spec)):
+        with inject(mini_base.model, spec, load_adapter(tmp_path / "one" / NAME, spec)):
             injected = mini_base.model(IDS).logits
         torch.testing.assert_close(model(IDS).logits, injected, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(mini_base.model(IDS).logits, injected, atol=1e-2)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_adapters
-from small_run import DESCRIPTION
+from small_run import DESCRIPTION, ONE
 from test_cli import refused
 
 from t2l.base_model import BaseModel, LoraConfig, lora_spec
@@ -52,7 +52,7 @@ def test_answers_are_those_of_the_board(strong: Path, mini_base: BaseModel, caps
 
 
 def test_a_generated_adapter_is_tried_beside_its_description(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["try", str(root / "one"), *INPUTS, "--max-new-tokens", "4"])
+    main(["try", str(root / ONE), *INPUTS, "--max-new-tokens", "4"])
     blocks = [b.splitlines() for b in capsys.readouterr().out.strip().split("\n\n")]
     assert [b[0] for b in blocks] == [f"input       {text}" for text in INPUTS]
     assert [[line[:12].strip() for line in b] for b in blocks] == [["input", "base", "base, told", "adapter"]] * 2
@@ -60,19 +60,19 @@ def test_a_generated_adapter_is_tried_beside_its_description(root: Path, capsys:
 
 def test_the_base_is_prompted_as_in_training(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The chat template that the adapter was trained with decides what the base reads."""
-    folder = shutil.copytree(root / "one", tmp_path / "one")
+    folder = shutil.copytree(root / ONE, tmp_path / "one")
     record = read_json(folder / "t2l.json")
     assert record["description"] == DESCRIPTION
     record["conditions"]["chat_template"] = "dog {{ messages[0].content }}"
     write_json(folder / "t2l.json", record)
-    other, plain = said(capsys, str(folder), INPUTS[0]), said(capsys, str(root / "one"), INPUTS[0])
+    other, plain = said(capsys, str(folder), INPUTS[0]), said(capsys, str(root / ONE), INPUTS[0])
     assert other[0]["base"] != plain[0]["base"]
 
 
 def test_an_adapter_trained_with_the_description_shown_is_shown_it(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = shutil.copytree(root / "one", tmp_path / "one")
+    folder = shutil.copytree(root / ONE, tmp_path / "one")
     write_json(folder / "t2l.json", {**read_json(folder / "t2l.json"), "definition": "shown"})
     asked: list[str] = []
 
@@ -82,7 +82,7 @@ def test_an_adapter_trained_with_the_description_shown_is_shown_it(
 
     monkeypatch.setattr(try_, "greedy_answers", answered)
     try_.try_adapter(try_.TryConfig(str(folder), ["dog"]))
-    try_.try_adapter(try_.TryConfig(str(root / "one"), ["dog"]))
+    try_.try_adapter(try_.TryConfig(str(root / ONE), ["dog"]))
     told = f"{DESCRIPTION}\ndog"
     assert asked == ["dog", told, told, "dog", told, "dog"]
 
@@ -121,8 +121,22 @@ def test_an_adapter_that_does_not_fit_is_refused(strong: Path, capsys: pytest.Ca
 
 
 def test_another_base_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = shutil.copytree(root / "one", tmp_path / "one")
+    folder = shutil.copytree(root / ONE, tmp_path / "one")
     record = read_json(folder / "t2l.json")
     write_json(folder / "t2l.json", {**record, "base_fingerprint": "0" * 64})
     assert "was made for another base model" in refused(capsys, "try", str(folder), "dog")
     assert torch.is_grad_enabled()
+
+
+def test_a_folder_that_holds_one_adapter_is_that(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (INPUTS[0], "--max-new-tokens", "4")
+    assert said(capsys, str(root / "one"), *words) == said(capsys, str(root / ONE), *words)
+    for name in ("a", "b"):
+        shutil.copytree(root / ONE, tmp_path / "two" / name)
+    assert f"holds 2 adapters: name one of them, like {tmp_path}/two/a" in refused(
+        capsys, "try", f"{tmp_path}/two", "x"
+    )
+    assert "no such adapter folder" in refused(capsys, "try", str(tmp_path / "none"), "x")
+    assert "no adapter in" in refused(capsys, "try", str(tmp_path), "x")

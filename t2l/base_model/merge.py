@@ -32,6 +32,7 @@ from t2l.lora.peft_folder import (
     WEIGHTS_FILE,
     adapted_module,
     exotic_features,
+    find_adapter,
     is_ia3,
     load_provenance,
     read_adapter_config,
@@ -63,7 +64,7 @@ def merge(
     """Merges a plain LoRA or (IA)3 folder, t2l's or any other of PEFT's, into its base, and saves model, tokenizer and card.
 
     Args:
-        adapter: PEFT folder of LoRA or (IA)3.
+        adapter: PEFT folder of LoRA or (IA)3, or a folder that holds one.
         out: folder to write, whole or not at all.
         base_model: folder or hub id of the base, or `mini`; None for the one that the adapter names.
         dtype: what the merged weights are stored in; None for what the base is stored in.
@@ -81,6 +82,7 @@ def merge(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"run_dir={out} exists and is not empty: choose another")
+    adapter = find_adapter(adapter)
     config = read_adapter_config(adapter)
     if exotic := exotic_features(config):
         raise ValueError(f"{adapter}: the adapter uses {', '.join(exotic)}: only plain LoRA or (IA)3 can be merged")

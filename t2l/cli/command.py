@@ -19,6 +19,7 @@ from typing import Any
 from t2l.cli.help import verb_help
 from t2l.cli.job import Job, Work, alone_in, launch, run_verb
 from t2l.cli.overrides import is_of_hydra, quote_paths
+from t2l.cli.refusal import cleared_if_refused
 from t2l.cli.search import check_search, metric_of, study_in
 from t2l.cli.settings import compose_with_hydra, groups_of, settings_of
 from t2l.cli.sweep import (
@@ -178,16 +179,18 @@ def run_once(command: Command, work: Work) -> None:
 
     Raises ValueError if another program's run is there.
     """
+    folder: Path | None = None
     if not is_main_process():
         words = [*QUIET, folder_word("hydra.run.dir", ".")]
     elif command.sets("hydra.run.dir"):
-        words = []
+        folder, words = Path(str(command.hydra.run.dir)), []
     else:
         given = command.settings[0].run_dir
         folder = Path(given) if given else _own_folder(command)
         _check_records(folder / ".hydra/hydra.yaml")
         words = [folder_word("hydra.run.dir", folder)]
-    launch([*command.words, *words, *_log_name(command)], Job(command.verb, work))
+    with cleared_if_refused(folder):
+        launch([*command.words, *words, *_log_name(command)], Job(command.verb, work))
 
 
 def run_sweep(command: Command, work: Work) -> None:

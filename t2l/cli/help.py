@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from t2l.cli.settings import compose_with_hydra
+from t2l.config import choices
 from t2l.run.console import WIDTH
 from t2l.verbs import VERBS, verb_named
 
@@ -43,17 +43,6 @@ def summary(config: type) -> str:
     """The first paragraph of a dataclass's docstring, less the name of the verb before it."""
     text = " ".join((inspect.getdoc(config) or "").split("\n\n")[0].split())
     return text.partition(": ")[2] if text.startswith("`t2l ") else text
-
-
-def choices(group: str, folder: str | None = None) -> list[str]:
-    """What can be chosen for a group: its files in conf/ and in `folder`, and components that have none."""
-    from hydra.core.config_store import ConfigStore
-
-    from t2l.config import config_folder
-
-    files = [p.stem for f in (config_folder(), folder) if f for p in Path(f, group).glob("*.yaml")]
-    stored = ConfigStore.instance().repo.get(group, {})
-    return sorted({*files, *(n.removesuffix(".yaml") for n in stored if not n.endswith("_schema.yaml"))})
 
 
 def verb_help(name: str, overrides: Sequence[str], folder: str | None = None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.cli.overrides import quote_paths
+from t2l.registry import PACKAGES
 
 SCHEMA = "_schema"
 """the end of names that are no choices"""
@@ -127,6 +128,12 @@ def groups_of(verb: str) -> list[str]:
     return [group for entry in entries if isinstance(entry, dict) for group in entry]
 
 
+def _groups_named(verb: str, overrides: Sequence[str]) -> list[str]:
+    """Groups of components that can be in a verb's configuration: its own, and what words add from elsewhere."""
+    own = {re.split("[@/_]", group)[0] for group in groups_of(verb)}
+    return [group for group in PACKAGES if group in own or any(group in word for word in overrides)]
+
+
 def compose_with_hydra(verb: str, overrides: Sequence[str], folder: str | None = None) -> tuple[Any, Any]:
     """The configuration of a verb as Hydra composes it, and what the same overrides say of Hydra itself.
 
@@ -143,8 +150,8 @@ def compose_with_hydra(verb: str, overrides: Sequence[str], folder: str | None =
     from t2l.cli.sweepers import register_sweepers
     from t2l.config import config_folder, register
 
-    register()
     register_sweepers()
+    register([verb], _groups_named(verb, overrides) if folder is None else PACKAGES)
     words = quote_paths(overrides)
     if folder is not None:
         words.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")

@@ -32,6 +32,7 @@ from t2l.files import check_own, write_own
 from t2l.run.progress import Progress
 from t2l.seeding import generator_for
 from t2l.tasks import Example, Task, TaskSuite
+from t2l.tracking.interface import active, current_stage
 
 log = logging.getLogger(__name__)
 REPLIES, METADATA, PROMPT_FILE, LOCK = "replies.jsonl", "metadata.yaml", "prompt.txt", ".describe.lock"
@@ -96,6 +97,8 @@ class DescribeConfig:
     """values of $style, round by round in turn"""
     seed: int = 0
     """decides which examples are shown, and each request's sampling"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
     run_dir: str = ""
     """folder to write"""
 
@@ -286,9 +289,19 @@ def _ask_all(works: Sequence[TaskDescriptions], describer: Describer, suite: dic
                     index = running.pop(future)
                     future.result()
                     go_on(index)
+                _tell(works)
         except BaseException:
             describer.stop()
             raise
+
+
+def _tell(works: Sequence[TaskDescriptions]) -> None:
+    """Tells the tracker, if there is one, how far it is; steps are replies."""
+    if (tracker := active()) is None:
+        return
+    counts = {"tasks": sum(w.is_finished for w in works), "descriptions": sum(len(w.judge.accepted) for w in works)}
+    counts |= {"malformed_replies": sum(w.malformed for w in works)}
+    tracker.log_metrics(current_stage(), sum(w.judged for w in works), {f"describe/{k}": v for k, v in counts.items()})
 
 
 def describe_tasks(config: DescribeConfig, suite: TaskSuite, tasks: Sequence[Task], describer: Describer) -> list[str]:

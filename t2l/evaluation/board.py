@@ -269,14 +269,15 @@ class Board:
         return Cell(name, split, runs, e)
 
     def score(self, contenders: Sequence[Contender], views: Sequence[SplitView]) -> list[Cell]:
-        """Every contender on every split, greedy decoding. Contenders of one name are seeds of one."""
+        """Every contender on every split that it can enter, greedy decoding. Contenders of one name are seeds of one."""
         runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
-        total = sum(len(t.examples["test"][: v.examples]) for v in views for t in v.tasks) * len(contenders)
+        entered = [(c, [v for v in views if c.lacks(v) is None]) for c in contenders]
+        total = sum(len(t.examples["test"][: v.examples]) for _, found in entered for v in found for t in v.tasks)
         with Progress("scoring contenders", total, "question") as progress:
-            for contender in contenders:
+            for contender, its_views in entered:
                 earlier: list[Run] = []
                 try:
-                    for view in views:
+                    for view in its_views:
                         run = self.run(contender, view, earlier, progress.advance)
                         earlier.append(run)
                         runs[contender.name, view.name].append(run)

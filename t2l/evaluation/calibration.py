@@ -101,6 +101,12 @@ def calibrate_checkpoints(context: Context, cells: Sequence[Cell]) -> dict[str, 
     With `keep_calibration` it is left with the checkpoint.
     """
     found: dict[str, Any] = {}
+    held_out = {t.name for view in context.scope.views if view.name != NOT_HELD_OUT for t in view.tasks}
+    if len(held_out) == 1:
+        log.warning(
+            "no confidence is calibrated: one half of the held-out tasks is fitted, the other tested, and there is one"
+        )
+        return found
     for checkpoint in context.checkpoints:
         data, reads_any_text = checkpoint.training_data, checkpoint.encoder.reads_any_text
         if data is None or not reads_any_text or all(v.name == NOT_HELD_OUT for v in context.scope.views):

@@ -53,9 +53,10 @@ class EvaluateConfig:
     """which contenders to score; None: all that suite, library and checkpoints allow, or of a harness the base, and what
     library and checkpoints offer without more (multi_task, oracle, generated)"""
     harness: Any = None
-    """None for t2l's own board, or the lm-evaluation-harness (harness=lm_eval) on `tasks`"""
+    """None for t2l's own board, or the lm-evaluation-harness (harness=lm_eval) on `tasks`, whose keys
+    `t2l evaluate harness=lm_eval --help` shows"""
     tasks: list[str] = field(default_factory=list)
-    """tasks of the harness"""
+    """tasks of the harness; each is the task of that name in library and suite, or what harness.library_tasks names"""
     allow_code_execution: bool = False
     """whether the code that the model writes may run, for tasks that are scored by running it (pass@1, and the harness's
     humaneval and mbpp); such

@@ -135,8 +135,9 @@ def _scaled(generated: Generated, factor: float, view: SplitView) -> Entry:
     return replace(entry, adapters=Scaled(entry.adapters, factor))
 
 
-def _variants(generated: Generated, seed: int) -> Iterator[tuple[str, Any, _Variant]]:
-    for style in ("as_written", *STYLES, "wrong", "several"):
+def _variants(generated: Generated, seed: int, tasks: int) -> Iterator[tuple[str, Any, _Variant]]:
+    of_others = ("wrong", "several") if tasks > 1 else ()
+    for style in ("as_written", *STYLES, *of_others):
         name = f"{generated.name}:{style}"
         yield "style", style, _Variant(generated, name, partial(_styled, generated, style, seed))
     for factor in SCALES:
@@ -155,7 +156,7 @@ def robustness(board: Board, context: Context) -> dict[str, list[dict[str, Any]]
         return {}
     rows: dict[str, list[dict[str, Any]]] = {"style": [], "scale": []}
     for contender in readers:
-        for kind, value, variant in _variants(contender, board.seed):
+        for kind, value, variant in _variants(contender, board.seed, len(view.tasks)):
             cell = board.cell(variant.name, view.name, [board.run(variant, view, is_variant=True)])
             found = cell.estimate.row("mean")
             kept = {key: found[key] for key in ("mean", "ci95", "n_tasks")}

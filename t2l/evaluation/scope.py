@@ -10,6 +10,7 @@ from t2l.evaluation.board import view_split
 from t2l.evaluation.checkpoint_folders import scored_folders
 from t2l.evaluation.conditions import Conditions, ScoredPromptConfig, conditions_for, trained_in
 from t2l.evaluation.config import EvaluateConfig
+from t2l.evaluation.contenders.generated import CONTROLS, control_lacks
 from t2l.evaluation.contenders.interface import Needs, SplitView, kinds, training_examples
 from t2l.evaluation.scoring import check_code
 from t2l.evaluation.selected import splits_to_score
@@ -85,7 +86,18 @@ def chosen_contenders(
         log.info("without %s there is no %s", wants, ", ".join(absent))
     for name, reason in left_out.items():
         log.info("contender %s is left out: %s", name, reason)
-    return [name for name in named if name not in left_out]
+    chosen = [name for name in named if name not in left_out]
+    if any(kind.is_generated for kind in kinds(chosen).values()):
+        _say_controls(views, training_tasks)
+    return chosen
+
+
+def _say_controls(views: Sequence[SplitView], training_tasks: Sequence[str]) -> None:
+    """Says which controls are left out on which splits."""
+    for view in views:
+        for control in CONTROLS:
+            if reason := control_lacks(control, [t.name for t in view.tasks], training_tasks):
+                log.warning("the control %s is left out on split %s: %s", control, view.name, reason)
 
 
 def _lacks(
@@ -99,9 +111,9 @@ def _lacks(
         )
     shots = needs.examples(config) if needs.examples else 0
     for view in views:
-        if needs.other_task and len(view.tasks) < 2:
-            return f"split {view.name!r} has {len(view.tasks)} task(s), and shuffling descriptions needs two: leave it out of splits"
         for task in view.tasks:
+            if needs.other_training_task and not {*training_tasks} - {task.name}:
+                return f"there is no training task beside {task.name!r}, so it would be that task's own adapter"
             if needs.formal_code and task.formal_code is None:
                 return f"task {task.name!r} has no formal code; take it out of contenders"
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from t2l.hypernetwork.checkpoint import (
     how_chosen,
     load_record,
 )
+from t2l.hypernetwork.generator import adapter_name
 from t2l.hypernetwork.kept_calibration import CONFIDENCE_FILE, kept_calibration
+from t2l.lora.card import portable
 from t2l.lora.weights import AdapterKind
 from t2l.run.folder import command_of
 
@@ -92,7 +95,7 @@ def export(
         if (calibration := kept_calibration(folder, record.step)) is not None:
             own = {**calibration.to_json(), "checkpoint_sha256": file_sha256(temporary / WEIGHTS)}
             write_json(temporary / CONFIDENCE_FILE, own)
-        write_text(temporary / CARD, card(folder, record, weights, report, licence, scored_by))
+        write_text(temporary / CARD, card(folder, record, weights, report, licence, scored_by, out))
     return out
 
 
@@ -111,8 +114,13 @@ def card(
     report: Mapping[str, Any] | None,
     licence: str | None,
     scored_by: str | None = None,
+    out: Path = Path("hypernetwork"),
 ) -> str:
-    """The `README.md` of an exported hypernetwork: what it is, how it was made, what it scores."""
+    """The `README.md` of an exported hypernetwork: what it is, how it was made, how to use it, what it scores.
+
+    Args:
+        out: where it will lie, as the user gave it.
+    """
     trained_on = record.trained_on
     run = folder.parent.parent / "run.json"
     config = read_json(run)["config"] if run.is_file() else {}
@@ -130,18 +138,30 @@ def card(
     if trained_by := command_of(run.parent, "train"):
         made.insert(0, f"`{trained_by}`")
     settings = json.dumps({k: config[k] for k in ("objective", "trainer", "hypernetwork") if k in config}, indent=1)
-    use = 't2l generate "Answer with the capital of the country." --checkpoint FOLDER --out adapter\nt2l try adapter "France"'
     sections = [
         f"# A hypernetwork that writes adapters for {record.base_name} from a sentence",
         "Made by t2l (Text-to-LoRA, Charakorn et al. 2025, arXiv:2506.06105). It does not contain the base model.",
         _list("What it is", sizes),
         _list("How it was made", made),
         f"```json\n{settings}\n```" if config else "",
-        f"## Use\n\n```sh\n{use}\n```",
+        _use(record, portable(out)),
         scores_text(report, scored_by) if report is not None else "## Scores\n\nIt was exported without a report.",
         f"## Licence\n\n{licence or 'None was stated.'}",
     ]
     return "\n\n".join(s for s in sections if s) + "\n"
+
+
+def _use(record: CheckpointRecord, folder: str) -> str:
+    """Commands that run as they stand, on the first task that it was trained on."""
+    task = record.trained_on["tasks"][0]
+    reads_names = (record.encoder or {}).get("kind") == "one_hot"
+    description = task if reads_names else task.replace("_", " ")
+    lines = [
+        f"t2l generate {shlex.quote(description)} --checkpoint {shlex.quote(folder)} --out adapters",
+        f"t2l try adapters/{adapter_name(description)} 'an input of that task'",
+    ]
+    where = f"With `{folder}` as it was given when it was written, of an absolute path the last part; any other description goes as well:"
+    return "\n\n".join(["## Use", where, "```sh\n" + "\n".join(lines) + "\n```"])
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,11 +34,14 @@ from t2l.hypernetwork.confidence import distances
 from t2l.hypernetwork.kept_calibration import kept_calibration
 from t2l.lora import AdapterBatch, LoraWeights
 from t2l.lora.card import adapter_card
-from t2l.lora.peft_folder import GENERATED_FILES, save_adapter
+from t2l.lora.peft_folder import CONFIG_FILE, GENERATED_FILES, save_adapter
 from t2l.lora.source import bytes_per_adapter
+from t2l.own_files import RECORD
 
 GENERATED_AT_ONCE = 2**27
 """bytes of adapters that are generated together"""
+LONGEST_NAME = 48
+"""characters of a description in the name of its adapter's folder"""
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,16 @@ class GeneratedBatch(AdapterBatch):
         return confidences(self.generator, self.descriptions)
 
     def save_peft(self, folder: str | Path, licence: str | None = None) -> list[Path]:
-        """Writes a PEFT folder for each adapter, with its card, as `t2l generate` does. Returns the folders.
+        """Writes a PEFT folder for each adapter into `folder`, with its card, as `t2l generate` does. Returns them in order.
 
-        One adapter goes to `folder` itself, several to `folder/000`, `folder/001`...
+        Each is named after its description: `folder/keep_only_the_animals`.
 
         Args:
             licence: of the adapters, as the hub spells it (apache-2.0, mit...), for their cards; None states none.
 
         Raises FileProblemError if such a folder holds what t2l did not write, or what was changed since.
         """
-        folders = folders_for(Path(folder), self.batch_size)
+        folders = folders_for(Path(folder), self.descriptions)
         for i, (path, confidence) in enumerate(zip(folders, self.confidences(), strict=True)):
             _write_adapter(self.generator, path, self.descriptions[i], self[i], confidence, licence)
         return folders
@@ -198,17 +204,36 @@ def read_descriptions(path: Path) -> list[str]:
     return found
 
 
-def folders_for(out: Path, count: int) -> list[Path]:
-    """The folders that `count` descriptions' adapters go to.
+def adapter_name(description: str, is_shared: bool = False) -> str:
+    """A folder's name for a description's adapter: its words, in small letters.
 
-    Raises FileProblemError if one holds what t2l did not write, or what was changed since.
+    If they are cut at LONGEST_NAME characters, or `is_shared` with another description's, a digest follows them.
     """
-    folders = [out / f"{i:03d}" if count > 1 else out for i in range(count)]
-    if count == 1 and (out / "000").is_dir():
+    name, is_whole = "", True
+    for word in re.findall(r"\w+", description.lower()):
+        is_whole = len(name) + len(word) < LONGEST_NAME
+        if not is_whole:
+            break
+        name = f"{name}_{word}" if name else word
+    if name and is_whole and not is_shared:
+        return name
+    digest = hashlib.sha256(description.encode()).hexdigest()[:6]
+    return f"{name or 'adapter'}_{digest}"
+
+
+def folders_for(out: Path, descriptions: Sequence[str]) -> list[Path]:
+    """The folders in `out` that the descriptions' adapters go to, one each.
+
+    Raises FileProblemError if `out` is something else of t2l's, or such a folder holds what t2l did not write, or what was
+    changed since.
+    """
+    if any((out / name).exists() for name in (RECORD, CONFIG_FILE)):
         raise FileProblemError(
-            f"{out} holds adapters of several descriptions ({out / '000'}...), and one description's goes to the folder "
-            "itself: choose another"
+            f"{out} is an adapter, or something else that t2l wrote: name the folder that adapters go into, each into one of "
+            "its own"
         )
+    counts = Counter(map(adapter_name, dict.fromkeys(descriptions)))
+    folders = [out / adapter_name(d, is_shared=counts[adapter_name(d)] > 1) for d in descriptions]
     for folder in folders:
         check_replaceable(folder, only=GENERATED_FILES)
     return folders
@@ -219,11 +244,11 @@ def write_adapters(
 ) -> list[tuple[Path, Confidence | None]]:
     """Generates and saves adapters, each with its card, a few at a time; returns their folders, and how sure each adapter is.
 
-    One description goes to `out` itself, several to `out/000`, `out/001`...
+    Each goes to a folder in `out` that is named after it.
 
-    Raises FileProblemError if such a folder holds what t2l did not write, or what was changed since.
+    Raises FileProblemError as `folders_for` does.
     """
-    folders = folders_for(out, len(descriptions))
+    folders = folders_for(out, descriptions)
     sure = confidences(generator, descriptions)
     at_once = max(1, GENERATED_AT_ONCE // bytes_per_adapter(generator.hypernetwork.spec))
     for i, (folder, description, confidence) in enumerate(zip(folders, descriptions, sure, strict=True)):

@@ -66,7 +66,7 @@ def adapter_card(spec: LoraSpec, provenance: Mapping[str, Any], folder: Path) ->
         _section("Where it comes from", _origin(provenance)),
         _section("What to expect of it", _confidence(provenance.get("confidence"))),
         _section("Geometry", _geometry(spec)),
-        _loading(spec, base, portable(folder)),
+        _loading(spec, provenance["base_model"], portable(folder)),
         _section(
             "Limits", [*_limits(provenance.get("definition", "hidden")), *_conditions(provenance.get("conditions"))]
         ),
@@ -192,11 +192,22 @@ def _geometry(spec: LoraSpec) -> list[str]:
     ]
 
 
-def _loading(spec: LoraSpec, base: str, adapter: str) -> str:
-    if base == MINI_BASE or base.startswith("pypi:") or base.endswith(".gguf"):  # what t2l alone knows by name
+def _loading(spec: LoraSpec, base_model: str, adapter: str) -> str:
+    base = portable(base_model)
+    if Path(base_model).is_absolute() and (Path.cwd() / base) != Path(base_model):  # where it lies, its config says
+        named = [
+            "from peft import PeftConfig",
+            "",
+            f"base = PeftConfig.from_pretrained({json.dumps(adapter)}).base_model_name_or_path",
+        ]
+        found = (
+            f"from peft import PeftConfig as c; print(c.from_pretrained({json.dumps(adapter)}).base_model_name_or_path)"
+        )
+        shell = f'"$(python -c {shlex.quote(found)})"'
+    elif base == MINI_BASE or base.startswith("pypi:") or base.endswith(".gguf"):  # what t2l alone knows by name
         named = ["from t2l.base_model.files import resolve_path", "", f"base = resolve_path({json.dumps(base)})"]
         found = f"from t2l.base_model.files import resolve_path as p; print(p({json.dumps(base)}))"
-        shell = f"$(python -c {shlex.quote(found)})"
+        shell = f'"$(python -c {shlex.quote(found)})"'
     else:
         named, shell = ["", f"base = {json.dumps(base)}"], shlex.quote(base)
     load = "model = AutoModelForCausalLM.from_pretrained(base)"
@@ -205,7 +216,8 @@ def _loading(spec: LoraSpec, base: str, adapter: str) -> str:
     return "\n\n".join(
         [
             "## How to load it",
-            "Paths are as given when the adapter was made (of absolute ones the last part). With PEFT:",
+            f"Paths are as given when the adapter was made; of an absolute one the last part is left, so start where `{adapter}` lies. "
+            "With PEFT:",
             _block("python", [*peft, f"model = PeftModel.from_pretrained(model, {json.dumps(adapter)})"]),
             "With transformers (PEFT is installed, but not named):",
             _block("python", [*plain, f"model.load_adapter({json.dumps(adapter)})"]),

@@ -188,6 +188,23 @@ def check_keys(folder: Path, found: Iterable[str], wanted: Iterable[str], beyond
         raise ValueError(f"{folder}: the adapter has {len(foreign)} keys {beyond}, first {foreign[0]!r}")
 
 
+def find_adapter(folder: Path) -> Path:
+    """The adapter's folder: the one named, or the only one in it.
+
+    Raises FileProblemError if there is none, or one of several would have to be chosen.
+    """
+    if not folder.is_dir():
+        raise FileProblemError(f"no such adapter folder: {folder}")
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if not inside:
+        raise FileProblemError(f"no adapter in {folder}: it has no {CONFIG_FILE}")
+    if len(inside) > 1:
+        raise FileProblemError(f"{folder} holds {len(inside)} adapters: name one of them, like {inside[0]}")
+    return inside[0]
+
+
 def load_adapter(folder: Path, spec: LoraSpec) -> LoraWeights:
     """Reads a PEFT folder as a batch of one adapter, float32.
 

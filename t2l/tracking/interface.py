@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that a run made: a library, a hypernetwork, an adapter or a report."""
+    """A folder that a run made: a library, a hypernetwork, an adapter, a report..."""
 
     kind: str
     folder: Path

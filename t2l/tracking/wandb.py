@@ -18,7 +18,7 @@ from t2l.tracking.interface import About, Artifact, Results, Tracker
 RECORD = "wandb.json"
 """file in a run's folder that keeps the run's id, so that it goes on as the same run"""
 log = logging.getLogger(__name__)
-KINDS = ("library", "hypernetwork", "adapter", "report")
+KINDS = ("base_model", "library", "hypernetwork", "adapter", "report", "descriptions")
 
 
 @dataclass
@@ -40,7 +40,7 @@ class WandbConfig:
     notes: str | None = None
     """a longer text on the run"""
     artifacts: list[str] = field(default_factory=lambda: list(KINDS))
-    """kinds of what is made that are sent: library, hypernetwork, adapter, report; empty sends none"""
+    """kinds of what is made that are sent: base_model, library, hypernetwork, adapter, report, descriptions; empty sends none"""
 
     def __post_init__(self) -> None:
         one_of(self, ("online", "offline", "disabled"), "mode", under="logger")

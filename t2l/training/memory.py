@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -195,30 +195,46 @@ def generation_bytes(config: Any, spec: LoraSpec, d_embedding: int, step: StepSh
     return kept + 2 * adapters + copies
 
 
-def step_memory(
-    model_config: Any,
-    base: BaseModelConfig,
-    spec: LoraSpec,
-    hypernetwork: Any,
-    d_embedding: int,
-    meta_base: nn.Module,
-    step: StepShape,
-    needs_base: bool = True,
-) -> StepMemory:
-    """Memory at the peak of a step, in bytes.
+class StepMemories:
+    """Memory of steps of one base model and geometry of adapters; what several have in common is counted once."""
 
-    Args:
-        needs_base: whether the loss goes through the base (SFT); a reconstruction step does not.
-    """
-    stored, dequantised = base_bytes(meta_base, base)
-    own, moments = hypernetwork_bytes(meta_hypernetwork(hypernetwork, spec, d_embedding), step.optimizer)
-    adapters = generation_bytes(hypernetwork, spec, d_embedding, step)
-    activations, workspace = 0, 0.0
-    if needs_base:
-        activations, layer_input = activation_bytes(model_config, base, spec, step)
-        logits = 4 * step.rows * step.response * int(meta_base.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
-        workspace = 2 * logits + 4 * layer_input + dequantised
-    return StepMemory(stored, own, moments, adapters, activations, workspace)
+    def __init__(self, model_config: Any, spec: LoraSpec, d_embedding: int, meta_base: nn.Module) -> None:
+        """Shapes alone: of the base its config, and itself on the meta device."""
+        self._model_config, self._spec, self._width, self._meta = model_config, spec, d_embedding, meta_base
+        self._counted: dict[tuple[Any, ...], Any] = {}
+
+    def _once(self, count: Callable[[], Any], *decided_by: Any) -> Any:
+        """What `count` returns, from before if the same things decided it."""
+        key = tuple(map(repr, decided_by))
+        if key not in self._counted:
+            self._counted[key] = count()
+        return self._counted[key]
+
+    def of(self, base: BaseModelConfig, hypernetwork: Any, step: StepShape, needs_base: bool = True) -> StepMemory:
+        """Memory at the peak of a step, in bytes.
+
+        Args:
+            needs_base: whether the loss goes through the base (SFT); a reconstruction step does not.
+        """
+        spec, width = self._spec, self._width
+        stored, dequantised = base_bytes(self._meta, base)
+        model = self._once(lambda: meta_hypernetwork(hypernetwork, spec, width), "hypernetwork", hypernetwork)
+        own, moments = hypernetwork_bytes(model, step.optimizer)
+        shape = (step.adapters, step.adapter_dtype)
+        adapters = self._once(
+            lambda: generation_bytes(hypernetwork, spec, width, step), "adapters", hypernetwork, shape
+        )
+        activations, workspace = 0, 0.0
+        if needs_base:
+            through = replace(step, optimizer="adamw", adapters=0)  # neither decides what a pass through the base keeps
+            activations, layer_input = self._once(
+                lambda: activation_bytes(self._model_config, base, spec, step),
+                replace(base, quantization=Quantization.none),
+                through,
+            )
+            logits = 4 * step.rows * step.response * int(self._meta.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
+            workspace = 2 * logits + 4 * layer_input + dequantised
+        return StepMemory(stored, own, moments, adapters, activations, workspace)
 
 
 def adapter_file_bytes(spec: LoraSpec) -> int:

@@ -24,14 +24,17 @@ from t2l.tasks import Example, tokenize_examples
 from t2l.tasks.batches import collate
 from t2l.tasks.suites.word_list_tokenizer import build_tokenizer
 from t2l.tasks.suites.word_lists import all_rules
+from t2l.tracking.interface import active, current_stage
 from t2l.training.schedule import linear_schedule
 
 log = logging.getLogger(__name__)
 BASE_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "chat_template.jinja", "README.md",
+    "chat_template.jinja", "README.md", "scores.json",
 )  # fmt: skip
 """what a base model's folder holds"""
+LOG_EVERY = 10
+"""steps between metrics that a tracker is told"""
 
 
 @dataclass
@@ -66,6 +69,8 @@ class PretrainBaseConfig:
     """probability that an example comes without its formal code"""
     single_step_fraction: float = 0.5
     """probability that an example is of a one-step rule"""
+    logger: Any = None
+    """where metrics and results go besides the run's own files"""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "batch_size", "hidden_size", "layers", "heads", "kv_heads", "intermediate_size")
@@ -144,5 +149,8 @@ def pretrain(config: PretrainBaseConfig) -> tuple[Any, Any]:
                 schedule.step()
             running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
             progress.advance(loss=running)
+            if (tracker := active()) is not None and (step % LOG_EVERY == 0 or step == config.steps - 1):
+                rate = float(schedules[0].get_last_lr()[0])
+                tracker.log_metrics(current_stage(), step + 1, {"train/loss": loss.item(), "train/muon_lr": rate})
     refuse_wild(model.parameters(), "muon_lr or adamw_lr")
     return model.eval(), tokenizer

@@ -7,6 +7,7 @@ from pathlib import Path
 from t2l import describe as describing
 from t2l.tasks import suites
 from t2l.verbs import Verb
+from t2l.verbs.results import of_descriptions
 from t2l.verbs.shared import tasks_of
 
 
@@ -21,4 +22,4 @@ def describe(config: describing.DescribeConfig) -> Path:
     return Path(config.run_dir)
 
 
-VERB = Verb(describing.DescribeConfig, describe)
+VERB = Verb(describing.DescribeConfig, describe, results=of_descriptions)

@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     data = check_data(scope)
     context = Context.load(scope)
     context.check_tasks()
-    contenders = context.contenders()
+    contenders = [c for c in context.contenders() if any(c.lacks(view) is None for view in scope.views)]
     ledger.start({"base_model": context.base.fingerprint, "suite": scope.suite.content_hash()})
     store = CellStore(folder)
     if already := store.finished():

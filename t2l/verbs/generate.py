@@ -27,7 +27,7 @@ class GenerateConfig:
     checkpoint: str = SHIPPED
     """run or checkpoint folder of `t2l train`, or RUN:best or RUN:last; smollm2 is the one that comes with t2l"""
     run_dir: str = ""
-    """adapter folder to write; several descriptions get numbered folders inside it"""
+    """folder that adapters go into, each into one of its own, named after its description"""
     base: str | None = None
     """base model the adapters are for, a folder or hub id; None means the checkpoint's own"""
     warn_below: float = 0.5
@@ -42,6 +42,10 @@ class GenerateConfig:
             raise ValueError("licence is empty: name one, like apache-2.0, or leave it out")
         in_range(self, "[0, 1]", "warn_below")
 
+    def all_descriptions(self) -> list[str]:
+        """Those given, and those in the file. Raises FileProblemError if that is missing or holds none."""
+        return [*self.descriptions, *(read_descriptions(Path(self.file)) if self.file is not None else [])]
+
 
 def generate(config: GenerateConfig) -> list[tuple[Path, Confidence | None]]:
     """Writes an adapter folder for each description. Returns the folders, and how sure each adapter is.
@@ -52,12 +56,12 @@ def generate(config: GenerateConfig) -> list[tuple[Path, Confidence | None]]:
         raise ValueError(
             "generate needs --run-dir DIR, and --checkpoint DIR (a run of `t2l train`) unless it is the one that comes with t2l"
         )
-    texts = [*config.descriptions, *(read_descriptions(Path(config.file)) if config.file is not None else [])]
+    texts = config.all_descriptions()
     if not texts:
         raise ValueError("nothing to generate from: give a description, or --file with one per line")
     if any(not t.strip() for t in texts):
         raise ValueError("a description is empty: write at least a word about the task")
-    folders_for(Path(config.run_dir), len(texts))  # said before anything loads
+    folders_for(Path(config.run_dir), texts)  # said before anything loads
     generator = load(config.checkpoint, config.base, config.encoder)
     return write_adapters(generator, texts, Path(config.run_dir), config.licence)
 

@@ -19,7 +19,7 @@ class MergeConfig:
     """
 
     adapter: str = ""
-    """PEFT adapter folder, of `t2l generate` or any other"""
+    """PEFT adapter folder, of `t2l generate` or any other, or a folder that holds one"""
     run_dir: str = ""
     """folder to write; it must be empty or not there"""
     base: str | None = None

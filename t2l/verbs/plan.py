@@ -5,8 +5,9 @@ Nothing is loaded: the base's architecture comes from its config, which may be i
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -19,11 +20,13 @@ from t2l.lora import AdapterKind, LoraSpec
 from t2l.objectives import needs_of, objective_of
 from t2l.registry import component, component_of
 from t2l.run.console import print_wrapped
-from t2l.training.memory import StepMemory, StepShape, adapter_file_bytes, meta_hypernetwork, step_memory
+from t2l.training.memory import StepMemories, StepMemory, StepShape, adapter_file_bytes, meta_hypernetwork
 from t2l.verbs import Verb
 from t2l.verbs.train import TrainConfig
 
 GIB = 2**30
+SHOWN = 3
+"""other ways to make a step fit that are shown"""
 
 
 @dataclass
@@ -52,11 +55,16 @@ class PlanConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class Change:
-    """One change of a run's configuration, and the memory of a step with it."""
+    """Changes of a run's configuration that are made together, and the memory of a step with them."""
 
-    override: str
+    overrides: tuple[str, ...]
     memory_gib: float
     fits: bool
+
+    @property
+    def override(self) -> str:
+        """As typed."""
+        return " ".join(self.overrides)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,9 @@ class Plan:
     memory: StepMemory
     limit_gib: float | None
     changes: list[Change]
+    """of one override each, if a step does not fit"""
+    together: list[Change]
+    """if none of these makes it fit: the fewest together that do, in every way; else all together that save most"""
 
     @property
     def fits(self) -> bool | None:
@@ -99,7 +110,8 @@ class Plan:
             "memory_bytes": {**asdict(self.memory), "total": self.memory.total},
             "limit_gib": self.limit_gib,
             "fits": self.fits,
-            "changes": [asdict(c) for c in self.changes],
+            "changes": [{"override": c.override, "memory_gib": c.memory_gib, "fits": c.fits} for c in self.changes],
+            "together": [asdict(c) for c in self.together],
         }
 
 
@@ -115,28 +127,41 @@ def _step(config: PlanConfig) -> StepShape:
     )  # fmt: skip
 
 
-def _variants(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
+Variant = tuple[str, Callable[[PlanConfig], PlanConfig]]
+"""an override, and what it makes of a configuration"""
+
+
+def _variants(config: PlanConfig) -> Iterator[Variant]:
     """Single changes that save memory, those that change no result first."""
     trainer, base = config.trainer, config.base_model
     if needs_of(config.objective).base:
         if not trainer.gradient_checkpointing:
-            yield "trainer.gradient_checkpointing=true", _with_trainer(config, gradient_checkpointing=True)
+            yield "trainer.gradient_checkpointing=true", _of_trainer(gradient_checkpointing=True)
         rows = _step(config).rows
         fewer = max(trainer.rows_per_task, rows // 4 // trainer.rows_per_task * trainer.rows_per_task)
         if fewer < rows:
-            yield f"trainer.rows_per_pass={fewer}", _with_trainer(config, rows_per_pass=fewer)
+            yield f"trainer.rows_per_pass={fewer}", _of_trainer(rows_per_pass=fewer)
         if base.dtype != "float32" and trainer.adapter_dtype == "float32":
-            yield f"trainer.adapter_dtype={base.dtype}", _with_trainer(config, adapter_dtype=base.dtype)
+            yield f"trainer.adapter_dtype={base.dtype}", _of_trainer(adapter_dtype=base.dtype)
     if trainer.optimizer == "adamw":
-        yield "trainer.optimizer=adamw_8bit", _with_trainer(config, optimizer="adamw_8bit")
+        yield "trainer.optimizer=adamw_8bit", _of_trainer(optimizer="adamw_8bit")
     if base.dtype == "float32":
-        yield "base_model.dtype=bfloat16", replace(config, base_model=replace(base, dtype="bfloat16"))
+        yield "base_model.dtype=bfloat16", _of_base(dtype="bfloat16")
     for kind in (Quantization.int8, Quantization.nf4):
         if base.quantization is Quantization.none:
-            yield f"base_model.quantization={kind}", replace(config, base_model=replace(base, quantization=kind))
+            yield f"base_model.quantization={kind}", _of_base(quantization=kind)
     smaller = component_of("hypernetwork", config.hypernetwork).make.smaller
     if smaller is not None and config.lora.kind in component("hypernetwork", smaller).make.kinds:
-        yield f"hypernetwork={smaller}", replace(config, hypernetwork=_of_architecture(smaller, config.hypernetwork))
+        made = _of_architecture(smaller, config.hypernetwork)
+        yield f"hypernetwork={smaller}", lambda before: replace(before, hypernetwork=made)
+
+
+def _of_trainer(**changes: Any) -> Callable[[PlanConfig], PlanConfig]:
+    return lambda before: replace(before, trainer=replace(before.trainer, **changes))
+
+
+def _of_base(**changes: Any) -> Callable[[PlanConfig], PlanConfig]:
+    return lambda before: replace(before, base_model=replace(before.base_model, **changes))
 
 
 def _of_architecture(name: str, like: Any) -> Any:
@@ -146,12 +171,45 @@ def _of_architecture(name: str, like: Any) -> Any:
     return config_from_json({**shared, "architecture": name})
 
 
-def _with_trainer(config: PlanConfig, **changes: Any) -> PlanConfig:
-    return replace(config, trainer=replace(config.trainer, **changes))
+@dataclass(frozen=True)
+class _Search:
+    """Looks for changes of a configuration with which a step fits."""
+
+    config: PlanConfig
+    limit: float
+    """bytes"""
+    memory_of: Callable[[PlanConfig], float]
+    """bytes of a step"""
+
+    def change(self, variants: Sequence[Variant]) -> Change:
+        """Variants made together."""
+        config = self.config
+        for _, make in variants:
+            config = make(config)
+        total = self.memory_of(config)
+        return Change(tuple(override for override, _ in variants), total / GIB, total <= self.limit)
+
+    def single(self) -> list[Change]:
+        """Every change alone."""
+        return [self.change([variant]) for variant in _variants(self.config)]
+
+    def together(self) -> list[Change]:
+        """The fewest changes that fit together, in every way; if none do, the one way that saves most."""
+        variants = list(_variants(self.config))
+        tried: list[Change] = []
+        for count in range(2, len(variants) + 1):
+            tried += [
+                self.change(several)
+                for several in itertools.combinations(variants, count)
+                if len({override.partition("=")[0] for override, _ in several}) == count  # one value of each key
+            ]
+            if fitting := [change for change in tried if change.fits]:
+                return fitting
+        return sorted(tried, key=lambda change: change.memory_gib)[:1]
 
 
 def plan(config: PlanConfig) -> Plan:
-    """Sizes of a run and, if a limit is given that its step exceeds, single changes with what they would need.
+    """Sizes of a run and, if a limit is given that its step exceeds, changes with what they would need.
 
     Raises ValueError if the base's config is not to be had, or it has no such targets.
     """
@@ -160,17 +218,18 @@ def plan(config: PlanConfig) -> Plan:
     meta = meta_model(hf_config, base.trust_remote_code)
     spec, d_embedding = lora_spec(meta, config.lora), config.d_embedding or embedding_width(config.encoder, hf_config)
 
+    memories = StepMemories(hf_config, spec, d_embedding, meta)
+
     def memory_of(variant: PlanConfig) -> StepMemory:
         """Of a configuration with the same base model and adapters."""
         needs_base = needs_of(variant.objective).base
-        shapes = (variant.hypernetwork, d_embedding, meta, _step(variant))
-        return step_memory(hf_config, variant.base_model, spec, *shapes, needs_base=needs_base)
+        return memories.of(variant.base_model, variant.hypernetwork, _step(variant), needs_base)
 
-    memory, changes = memory_of(config), []
+    memory, changes, together = memory_of(config), [], []
     if config.memory_gb is not None and memory.total > config.memory_gb * GIB:
-        for override, variant in _variants(config):
-            total = memory_of(variant).total
-            changes.append(Change(override, total / GIB, total <= config.memory_gb * GIB))
+        search = _Search(config, config.memory_gb * GIB, lambda variant: memory_of(variant).total)
+        changes = search.single()
+        together = [] if any(c.fits for c in changes) else search.together()
     hypernetwork = meta_hypernetwork(config.hypernetwork, spec, d_embedding)
     return Plan(
         base_model=base.path,
@@ -183,6 +242,7 @@ def plan(config: PlanConfig) -> Plan:
         memory=memory,
         limit_gib=config.memory_gb,
         changes=changes,
+        together=together,
     )
 
 
@@ -216,12 +276,22 @@ def plan_text(found: Plan) -> str:
 def _advice(found: Plan) -> list[str]:
     if not found.changes:
         return []
-    enough = [c for c in found.changes if c.fits]
     lines = [f"  {c.override:<38} {c.memory_gib:.2f} GiB{'  fits' if c.fits else ''}" for c in found.changes]
-    if enough:
+    if enough := [c for c in found.changes if c.fits]:
         return [f"this single change makes it fit: {enough[0].override}", *lines]
-    least = min(found.changes, key=lambda c: c.memory_gib)
-    return [f"no single change makes it fit; this one saves most, so plan again with it: {least.override}", *lines]
+    if not found.together:
+        return ["no single change makes it fit, and there are no two to make together:", *lines]
+    best = found.together[0]
+    if not best.fits:
+        said = f"not even together do changes make it fit: {best.override} leaves {best.memory_gib:.2f} GiB; "
+        return [f"{said}plan with fewer tokens (length=N) or a smaller base", "each alone:", *lines]
+    shown = sorted(found.together[1:], key=lambda c: c.memory_gib)[:SHOWN]
+    return [
+        f"no single change makes it fit; these {len(best.overrides)} together do, with {best.memory_gib:.2f} GiB: {best.override}",
+        *(f"or these, with {c.memory_gib:.2f} GiB: {c.override}" for c in shown),
+        "each alone:",
+        *lines,
+    ]
 
 
 def run(config: PlanConfig) -> None:

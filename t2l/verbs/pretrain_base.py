@@ -17,6 +17,7 @@ from t2l.run.record import environment
 from t2l.tasks import suites
 from t2l.training.pretrain_base import BASE_FILES, PretrainBaseConfig, pretrain
 from t2l.verbs import Verb
+from t2l.verbs.results import SCORES, of_base
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def pretrain_base(config: PretrainBaseConfig) -> dict[str, float]:
         base = load_base_model(BaseModelConfig(path=str(temporary), device="cpu"))
         scores = _skill(base)
         (temporary / "README.md").write_text(_card(config, scores, base, minutes))
+        (temporary / SCORES).write_text(json.dumps(scores, indent=1) + "\n")
         move_into(temporary, out, last="config.json")  # the run's own records are there, and whatever else
     log.info("mini base model in %s (%.1f minutes): %s", out, minutes, scores["formal_code"])
     return scores["formal_code"]
@@ -58,7 +60,9 @@ def _skill(base: BaseModel) -> dict[str, dict[str, float]]:
 
 def _card(config: PretrainBaseConfig, scores: dict[str, dict[str, float]], base: BaseModel, minutes: float) -> str:
     defaults = PretrainBaseConfig()
-    changed = [f"{k}={v}" for k, v in asdict(config).items() if k != "run_dir" and v != getattr(defaults, k)]
+    changed = [
+        f"{k}={v}" for k, v in asdict(config).items() if k not in ("run_dir", "logger") and v != getattr(defaults, k)
+    ]
     lines = [
         "# Mini base model",
         "",
@@ -80,4 +84,4 @@ def _card(config: PretrainBaseConfig, scores: dict[str, dict[str, float]], base:
     return "\n".join(lines) + "\n"
 
 
-VERB = Verb(PretrainBaseConfig, pretrain_base)
+VERB = Verb(PretrainBaseConfig, pretrain_base, results=of_base)

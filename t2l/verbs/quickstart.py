@@ -107,8 +107,8 @@ def _show_one(config: QuickstartConfig, folder: Path) -> None:
     conditions = conditions_for("trained", config.base_model, None, trained_in([str(folder / "sft")]))
     view = view_split(suite, split, config.evaluation, config.seed, conditions.definition == "shown")
     task, description = view.tasks[0], view.descriptions[0][0]
-    out = folder / "generated"
-    generate(GenerateConfig(checkpoint=str(folder / "sft"), run_dir=str(out), descriptions=[description]))
+    made = GenerateConfig(checkpoint=str(folder / "sft"), run_dir=str(folder / "generated"), descriptions=[description])
+    ((out, _),) = generate(made)
     base = load_base_model(conditions.base_model)
     spec = open_library(folder / "library", base).spec
     questions = [q for q in view.questions() if q.task == task.name][:4]

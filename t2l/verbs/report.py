@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2l.checks import one_of
+from t2l.evaluation.harness.report import HARNESS_FILES, harness_table
 from t2l.evaluation.report.saved import load_report
 from t2l.evaluation.report.tables import (
     TABLES,
@@ -33,7 +34,7 @@ class ReportConfig:
     """`t2l report`: a table of a report in another form."""
 
     folder: str = ""
-    """run folder of `t2l evaluate` or `t2l quickstart`"""
+    """run folder of `t2l evaluate`, also in the harness, or of `t2l quickstart`"""
     table: str = "results"
     """results, content, controls, against, recovered, by_task or costs"""
     to: str | None = None
@@ -42,7 +43,7 @@ class ReportConfig:
     contenders: list[str] = field(default_factory=list)
     """contenders to show; empty: all"""
     splits: list[str] = field(default_factory=list)
-    """splits to show; empty: all"""
+    """splits to show, of a report of the harness its tasks; empty: all"""
     file: str | None = None
     """file to write; None prints, which parquet cannot"""
     overwrite: bool = False
@@ -85,12 +86,7 @@ def run(config: ReportConfig) -> None:
     """Prints or writes the table. Raises ValueError for a folder without a report, or a contender or split that it has not."""
     if not config.folder:
         raise ValueError("report needs the run folder of a report: t2l report DIR")
-    report = selected(load_report(config.folder).data, config.contenders, config.splits)
-    is_long = config.form in ("csv", "parquet")
-    table = long_table(report, config.table) if is_long else wide_table(report, config.table)
-    if not table.rows:
-        there = ", ".join(name for name in TABLES if report.get(name))
-        raise ValueError(f"table={config.table}: this report has nothing of it; choose from {there}")
+    table = _table(config)
     if config.form == "table":
         rows = [["" if cell is None else str(cell) for cell in row] for row in table.rows]
         print_table(table.header, rows, config.table)
@@ -101,6 +97,26 @@ def run(config: ReportConfig) -> None:
         return
     _write(Path(config.file), made, config.overwrite)
     print(config.file)
+
+
+def _table(config: ReportConfig) -> Table:
+    """What is asked for, of a report of t2l's own board or of the harness."""
+    is_long = config.form in ("csv", "parquet")
+    if _is_of_harness(Path(config.folder)):
+        if config.table != "results":
+            raise ValueError(f"table={config.table}: a report of the harness has results alone")
+        return harness_table(Path(config.folder), is_long, config.contenders, config.splits)
+    report = selected(load_report(config.folder).data, config.contenders, config.splits)
+    table = long_table(report, config.table) if is_long else wide_table(report, config.table)
+    if not table.rows:
+        there = ", ".join(name for name in TABLES if report.get(name))
+        raise ValueError(f"table={config.table}: this report has nothing of it; choose from {there}")
+    return table
+
+
+def _is_of_harness(folder: Path) -> bool:
+    own, of_harness = "report.json", HARNESS_FILES[0]
+    return (folder / of_harness).is_file() and not (folder / own).is_file()
 
 
 def _write(path: Path, made: str | bytes, overwrite: bool) -> None:

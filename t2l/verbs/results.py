@@ -9,10 +9,15 @@ from typing import Any
 from t2l.evaluation.report.tables import long_table
 from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record
+from t2l.hypernetwork.generator import folders_for
+from t2l.tasks.suites.descriptions import METADATA_FILE, read_descriptions
 from t2l.tracking import Artifact, Results, Table
+from t2l.training.pretrain_base import BASE_FILES
 
 REPORT_PATTERNS = ("report.*", "*.png", "answers.jsonl", "evaluation.json")
 """the files of a report, beside which a quickstart's library and runs lie"""
+SCORES = "scores.json"
+"""file in a base model's folder that `t2l pretrain_base` wrote: exact match by contender and split"""
 
 
 def _library(folder: str | Path | None) -> list[Artifact]:
@@ -42,6 +47,26 @@ def of_training(config: Any) -> Results:
     if selection is not None and selection.best_step is not None:
         summary |= {"best_step": selection.best_step, f"best/{selection.by}": selection.best_value}
     return Results({k: v for k, v in summary.items() if v is not None}, artifacts=[made])
+
+
+def of_base(config: Any) -> Results:
+    """The base model, and its exact match with its formal code and without."""
+    folder = Path(config.run_dir)
+    scores = read_json(folder / SCORES)
+    summary = {f"{name}/{split}": value for name, found in scores.items() for split, value in found.items()}
+    rows = [(name, split, value) for name, found in scores.items() for split, value in found.items()]
+    made = Artifact("base_model", folder, patterns=BASE_FILES)
+    return Results(summary, {"scores": Table(("contender", "split", "exact_match"), rows)}, artifacts=[made])
+
+
+def of_descriptions(config: Any) -> Results:
+    """How many descriptions each task has, a few of them, and the folder."""
+    folder = Path(config.run_dir)
+    found = {p.parent.name: read_descriptions(folder, p.parent.name) for p in sorted(folder.glob(f"*/{METADATA_FILE}"))}
+    summary = {"tasks": len(found), "descriptions": sum(map(len, found.values()))}
+    table = Table(("task", "descriptions", "first"), [(name, len(texts), texts[0]) for name, texts in found.items()])
+    made = Artifact("descriptions", folder, patterns=(f"*/{METADATA_FILE}", "*/prompt.txt"))
+    return Results(summary, {"descriptions": table}, artifacts=[made])
 
 
 def of_library(config: Any) -> Results:
@@ -91,10 +116,12 @@ def _of_harness(folder: Path) -> Results:
 
 
 def of_adapters(config: Any) -> Results:
-    """The folder of what was generated, one adapter or several, made of the hypernetwork."""
+    """The folder with the adapters that were generated, made of the hypernetwork."""
     folder = Path(config.run_dir)
-    count = len(list(folder.glob("**/adapter_config.json")))
-    return Results({"adapters": count}, artifacts=[Artifact("adapter", folder, [_hypernetwork(config.checkpoint)])])
+    made = {path.name for path in folders_for(folder, config.all_descriptions())}
+    patterns = [f"{name}/*" for name in sorted(made)]
+    artifact = Artifact("adapter", folder, [_hypernetwork(config.checkpoint)], patterns=patterns)
+    return Results({"adapters": len(made)}, artifacts=[artifact])
 
 
 def of_quickstart(config: Any) -> Results:

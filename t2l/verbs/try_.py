@@ -14,8 +14,8 @@ from t2l.base_model.merge import check_base, load_strictly, named_base, own_tens
 from t2l.checks import at_least
 from t2l.evaluation.conditions import OF_BASE
 from t2l.evaluation.scoring import Question, greedy_answers
-from t2l.files import FileProblemError, read_json
-from t2l.lora.peft_folder import CONFIG_FILE, PROVENANCE_FILE, load_provenance
+from t2l.files import read_json
+from t2l.lora.peft_folder import CONFIG_FILE, PROVENANCE_FILE, find_adapter, load_provenance
 from t2l.tasks.prompting import template_lengths
 from t2l.verbs import Verb
 
@@ -33,7 +33,7 @@ class TryConfig:
     """
 
     adapter: str = ""
-    """adapter folder of `t2l generate` or a library, or another LoRA or (IA)3 folder of PEFT's"""
+    """adapter folder of `t2l generate` or a library, or another LoRA or (IA)3 folder of PEFT's, or a folder that holds one"""
     inputs: list[str] = field(default_factory=list)
     """what is asked, without the description of the task"""
     base: str | None = None
@@ -59,10 +59,8 @@ class Tried:
 def load_base_of(adapter: Path, base: str | None) -> tuple[BaseModel, Mapping[str, Any]]:
     """The base of an adapter, loaded as the adapter was trained, and the adapter's record; empty for a foreign one.
 
-    Raises ValueError for a folder that is no adapter, and for a base that is not there or another than it was made for.
+    Raises ValueError for a base that is not there or another than it was made for.
     """
-    if not (adapter / CONFIG_FILE).is_file():
-        raise FileProblemError(f"no adapter in {adapter}: it has no {CONFIG_FILE}")
     record = load_provenance(adapter) if (adapter / PROVENANCE_FILE).is_file() else {}
     config = read_json(adapter / CONFIG_FILE)
     name = base or named_base(adapter, config, record)
@@ -85,7 +83,7 @@ def try_adapter(config: TryConfig) -> list[Tried]:
     """Answers each input. Raises ValueError for no input, or an adapter or base that does not fit (`load_base_of`)."""
     if not config.adapter or not config.inputs:
         raise ValueError('try needs an adapter and something to ask: t2l try ADAPTER "an input" "another"')
-    adapter = Path(config.adapter)
+    adapter = find_adapter(Path(config.adapter))
     base, record = load_base_of(adapter, config.base)
     _check_room(base, config.max_new_tokens)
     description = str(record.get("description") or "")

@@ -108,7 +108,7 @@ class LibraryMean(Contender):
     """One static adapter: the mean of the training tasks' oracle adapters, never one of a held-out task."""
 
     name, place = "library_mean", 60
-    needs = Needs(library="training_tasks", training_tasks=True)
+    needs = Needs(library="training_tasks", training_tasks=True, other_training_task=True)
 
     def __init__(self, library: AdapterLibrary, training_tasks: Sequence[str], memory: int = ADAPTER_MEMORY) -> None:
         self._mean = _MeanAdapter(library.source(training_tasks), library.spec.rank, memory)
@@ -135,7 +135,9 @@ class NearestAdapter(Contender):
     """
 
     name, place = "nearest", 80
-    needs = Needs(library="training_tasks", training_tasks=True, descriptions=True, encoder=True)
+    needs = Needs(
+        library="training_tasks", training_tasks=True, other_training_task=True, descriptions=True, encoder=True
+    )
 
     def __init__(self, library: AdapterLibrary, bank: DescriptionBank, encoder: TaskEncoder) -> None:
         self._adapters = library.source(bank.tasks)
@@ -170,7 +172,7 @@ class ArrowRouting(Contender):
     """
 
     name, place = "arrow", 90
-    needs = Needs(library="training_tasks", training_tasks=True)
+    needs = Needs(library="training_tasks", training_tasks=True, other_training_task=True)
     settings = ("composition",)
 
     def __init__(self, library: AdapterLibrary, training_tasks: Sequence[str], base: BaseModel, top_k: int) -> None:

@@ -90,6 +90,20 @@ def derangement(count: int, seed: int, key: str) -> list[int]:
     return other
 
 
+def control_lacks(condition: str, tasks: Sequence[str], training_tasks: Sequence[str]) -> str | None:
+    """Why a control is left out on a split; None if it can enter it.
+
+    Args:
+        tasks: names of the split's.
+    """
+    if condition == "shuffled" and len(tasks) < 2:
+        return "the split has one task, and no other's description"
+    if condition in ("shuffled_nearest", "static"):
+        alone = next((name for name in tasks if not {*training_tasks} - {name}), None)
+        return None if alone is None else f"there is no training task beside {alone!r} to take a description from"
+    return None
+
+
 def random_text(seed: int, task: str, index: int) -> str:
     """Six to twelve words of random letters: text that states no task."""
     rng = generator_for("random_text", seed, task, index)
@@ -142,7 +156,7 @@ class Generated(Contender):
     """Adapters generated from text: the tasks' own descriptions, or a control's."""
 
     place = 130
-    needs = Needs(checkpoints=True, training_tasks=True, descriptions=True, other_task=True)
+    needs = Needs(checkpoints=True, training_tasks=True, descriptions=True)
     is_harness_default = is_generated = True
 
     def __init__(
@@ -186,6 +200,10 @@ class Generated(Contender):
     def spec(self) -> LoraSpec:
         """Geometry of the adapters it generates."""
         return self.hypernetwork.spec
+
+    def lacks(self, view: SplitView) -> str | None:
+        """Of a control, the other task."""
+        return control_lacks(self.condition, [t.name for t in view.tasks], self._bank.tasks)
 
     def enter(self, view: SplitView) -> Entry:
         """Bare inputs, one adapter per (task, text)."""

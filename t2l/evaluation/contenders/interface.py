@@ -142,8 +142,8 @@ class Needs:
     """a suite with training tasks: it is made of their adapters or descriptions"""
     descriptions: bool = False
     """a description of the scored task"""
-    other_task: bool = False
-    """a second task in the split, whose descriptions take the place of the first's"""
+    other_training_task: bool = False
+    """a training task beside the scored one, without which it would be the scored task's own adapter"""
     encoder: bool = False
     """the evaluation's own encoder, to compare descriptions"""
     formal_code: bool = False
@@ -190,6 +190,10 @@ class Contender:
     def enter(self, view: SplitView) -> Entry:
         """The questions and adapters for a split."""
         raise NotImplementedError
+
+    def lacks(self, view: SplitView) -> str | None:
+        """Why it is left out on a split; None if it can enter it."""
+        return None
 
     @property
     def spec(self) -> LoraSpec | None:

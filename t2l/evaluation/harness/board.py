@@ -15,7 +15,6 @@ from typing import Any
 
 from t2l.base_model import BaseModel
 from t2l.evaluation.board import SameInputsError, decoding_conditions
-from t2l.evaluation.contenders.generated import Generated
 from t2l.evaluation.contenders.interface import Contender, Entry, SplitView
 from t2l.evaluation.context import Context
 from t2l.evaluation.harness.lm_eval import Harness
@@ -44,10 +43,9 @@ def view_of(library_tasks: Sequence[str], descriptions: Sequence[Sequence[str]],
 
 def can_enter(contender: Contender, view: SplitView) -> bool:
     """Whether the other task is there whose descriptions a control needs; says so if not."""
-    lacks = isinstance(contender, Generated) and contender.condition == "shuffled" and len(view.tasks) < 2
-    if lacks:
-        log.warning("%s is left out: with one task there is no other task's description", contender.name)
-    return not lacks
+    if reason := contender.lacks(view):
+        log.warning("%s is left out: %s", contender.name, reason)
+    return reason is None
 
 
 @contextmanager
@@ -81,7 +79,7 @@ class HarnessBoard:
         fed: dict[str, str] = {}
         entries = []
         for contender in contenders:
-            entry = contender.enter(self._view)
+            entry = self._enter(contender)
             other = fed.setdefault(entry.fingerprint(self._memory), contender.name)
             if other != contender.name:
                 raise SameInputsError(
@@ -90,6 +88,18 @@ class HarnessBoard:
                 )
             entries.append(entry)
         return entries
+
+    def _enter(self, contender: Contender) -> Entry:
+        try:
+            return contender.enter(self._view)
+        except ValueError as error:
+            known = zip(self._harness.tasks, self._view.tasks, strict=True)
+            name = next((name for name, task in known if repr(task.name) in str(error)), None)
+            if name is None:
+                raise
+            raise type(error)(
+                f"{error}; if harness task {name!r} is another one there: +harness.library_tasks.{name}=NAME"
+            ) from error
 
     def score(self, contenders: Sequence[Contender], entries: Sequence[Entry]) -> list[Pass]:
         """Every pass of every contender, those that were finished before among them."""

@@ -33,10 +33,12 @@ from t2l.tasks import Task
 from t2l.tasks.prompting import PLAIN_TEMPLATE
 from t2l.tasks.suites.descriptions import METADATA_FILE, check_descriptions, read_descriptions
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class HarnessConfig:
-    """How the lm-evaluation-harness scores, and what tells its tasks to adapters."""
+    """How the lm-evaluation-harness scores, and what tells its tasks to adapters. hydra.verbose=true shows its own messages."""
 
     name: str = "lm_eval"
     """fixed"""
@@ -83,15 +85,31 @@ class HarnessConfig:
 
 
 @contextmanager
-def _logging_from(level: int) -> Iterator[None]:
-    """Within the block, the harness logs nothing below a level."""
-    logger = logging.getLogger("lm_eval")
-    before = logger.level
-    logger.setLevel(level)
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Within the block, harness, datasets and metrics log nothing below a level, and show no bars beside t2l's own.
+
+    With hydra.verbose=true they do.
+    """
+    from tqdm import tqdm
+
+    if log.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    loggers, made = [logging.getLogger(name) for name in ("lm_eval", "datasets", "evaluate", "absl")], tqdm.__init__
+    before = [logger.level for logger in loggers]
+
+    def hidden(self: Any, *args: Any, **options: Any) -> None:
+        made(self, *args, **{**options, "disable": True})
+
+    for logger in loggers:
+        logger.setLevel(level)
+    tqdm.__init__ = hidden
     try:
         yield
     finally:
-        logger.setLevel(before)
+        tqdm.__init__ = made
+        for logger, was in zip(loggers, before, strict=True):
+            logger.setLevel(was)
 
 
 @register("harness", "lm_eval", HarnessConfig)
@@ -116,7 +134,7 @@ class Harness:
             os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")
         self.config = config
         self.tasks: dict[str, Any] = {}
-        with _logging_from(logging.WARNING):
+        with quiet():
             self._manager = self._index(names)
             settings = {name: self._settings(name) for name in names}
             for name in names:
@@ -203,7 +221,7 @@ class Harness:
         if as_trained and getattr(tokenizer, "chat_template", None) is None:
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.chat_template = PLAIN_TEMPLATE
-        with _logging_from(logging.ERROR):
+        with quiet(logging.ERROR):
             lm = HFLM(
                 pretrained=base.model,
                 tokenizer=tokenizer,
@@ -227,7 +245,7 @@ class Harness:
         config = self.config
         in_chat = bool(prefix) and config.apply_chat_template
         with (
-            _logging_from(logging.WARNING),
+            quiet(),
             plain_decoding(lm.model),
             _first_turn_prefixed(lm, prefix) if in_chat else nullcontext(),
         ):
@@ -329,6 +347,7 @@ def descriptions_of(config: HarnessConfig, name: str, tasks: Mapping[str, Task])
     else:
         raise ValueError(
             f"harness task {name!r} has no description: give +harness.descriptions.{name}=[...], "
-            f"harness.descriptions_folder=DIR with {name}/{METADATA_FILE}, or a suite with a task of that name"
+            f"harness.descriptions_folder=DIR with {name}/{METADATA_FILE}, or a suite with a task of that name "
+            f"(called otherwise there: +harness.library_tasks.{name}=NAME)"
         )
     return list(found[: config.descriptions_per_task]), source

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from t2l.evaluation.conditions import conditions_text
-from t2l.files import write_own
+from t2l.files import FileProblemError, read_json, write_own
 from t2l.run.console import print_table
+from t2l.tracking import Table
 
 HARNESS_FILES = ("harness.json", "harness.md", "harness_samples.jsonl")
 
@@ -173,6 +174,30 @@ def score_lines(rows: Sequence[Row]) -> list[list[str]]:
 
 def _cell(row: Row) -> str:
     return f"{row.value:.4f}" if row.stderr is None else f"{row.value:.4f} ± {row.stderr:.4f}"
+
+
+def harness_table(folder: Path, is_long: bool, contenders: Sequence[str] = (), tasks: Sequence[str] = ()) -> Table:
+    """The scores of a run folder of the harness: a row per number, or one per contender with a column per task and metric.
+
+    Args:
+        contenders, tasks: those to show; of an empty list all.
+
+    Raises FileProblemError for a damaged report, and ValueError for a contender or task that it does not have.
+    """
+    saved = read_json(folder / HARNESS_FILES[0])
+    try:
+        rows = [Row(**row) for row in saved["rows"]]
+    except (LookupError, TypeError) as error:
+        raise FileProblemError(f"{folder / HARNESS_FILES[0]} is no report of `t2l evaluate harness=lm_eval`") from error
+    for kind, wanted in (("contender", contenders), ("task", tasks)):
+        there = dict.fromkeys(getattr(row, kind) for row in rows)
+        if unknown := [name for name in wanted if name not in there]:
+            raise ValueError(f"this report has no {kind} {unknown[0]!r}; it has {', '.join(there)}")
+    shown = [r for r in rows if (not contenders or r.contender in contenders) and (not tasks or r.task in tasks)]
+    if is_long:
+        return Table([f.name for f in fields(Row)], [list(asdict(row).values()) for row in shown])
+    header, *lines = score_lines(shown)
+    return Table(header, lines)
 
 
 def print_harness(rows: Sequence[Row], folder: Path) -> None:
