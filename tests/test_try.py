@@ -99,7 +99,7 @@ def test_long_answers_fit_into_eighty_columns() -> None:
     [
         ([], "try needs an adapter and something to ask"),
         (["ADAPTER"], "try needs an adapter and something to ask"),
-        (["nowhere", "dog"], "no adapter in nowhere: it has no adapter_config.json"),
+        (["nowhere", "dog"], "no such adapter folder: nowhere"),
         (["ADAPTER", "dog", "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         (["ADAPTER", "dog", "--max-new-tokens", "99999"], "max_new_tokens=99999 leaves no room for an input"),
     ],

@@ -82,8 +82,7 @@ def merge(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"run_dir={out} exists and is not empty: choose another")
-    adapter = find_adapter(adapter)
-    config = read_adapter_config(adapter)
+    config = read_adapter_config(adapter := find_adapter(adapter))
     if exotic := exotic_features(config):
         raise ValueError(f"{adapter}: the adapter uses {', '.join(exotic)}: only plain LoRA or (IA)3 can be merged")
     provenance = load_provenance(adapter) if (adapter / PROVENANCE_FILE).is_file() else {}

@@ -20,7 +20,8 @@ def cleared_if_refused(folder: Path | None) -> Iterator[None]:
     Args:
         folder: None for a process that has none.
     """
-    made = [] if folder is None else [path for path in (folder, *folder.parents) if _is_new(path)]
+    place = None if folder is None else folder.absolute()  # Hydra may change the working directory
+    made = [] if place is None else [path for path in (place, *place.parents) if _is_new(path)]
     try:
         yield
     except SystemExit as end:
