@@ -94,7 +94,7 @@ class _SweeperOfJobs(Sweeper):
         if "joblib" not in self.launcher_kind:
             return
         for job in jobs:
-            for _ in range(STARTS):
+            for _ in range(2 * STARTS):  # a pool that has just lost a worker may refuse a start
                 if not JobState.read(self.folder / job.folder, self.job.start).has_ended:
                     self._launch([job])
 
