@@ -23,7 +23,8 @@ from t2l.evaluation.costs import Usage, multiplied_weights
 from t2l.evaluation.report.against import differences
 from t2l.evaluation.report.collect import metric_name
 from t2l.evaluation.report.findings import Findings
-from t2l.evaluation.report.report import control_differences, headline, report_data, report_text, score_table
+from t2l.evaluation.report.report import control_differences, headline, report_data
+from t2l.evaluation.report.text import report_text, score_table
 from t2l.evaluation.scoring import Answer, Question, check_scorable, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
 from t2l.lora import inject
@@ -137,9 +138,9 @@ def test_the_report_pairs_generated_adapters_with_every_other_contender() -> Non
     assert rows["prompted"]["distinguishable"]
     assert not rows["oracle"]["distinguishable"]
     assert {r["other"] for r in differences(replace(found, cells=[two, shuffled, prompted, three]))} == {"prompted"}
-    text = report_text(found, report_data(found))
-    assert re.search(r"\| generated_sft \| prompted \| \+0\.50 \[\+0\.\d\d, \+0\.\d\d\] \* \|", text)
-    assert "| generated_sft | oracle | +0.00 [+0.00, +0.00] |" in text
+    text = report_text(report_data(found))
+    assert re.search(r"\| generated_sft \| prompted \| 1 \| \+0\.50 \[\+0\.\d\d, \+0\.\d\d\] \* \|", text)
+    assert "| generated_sft | oracle | 1 | +0.00 [+0.00, +0.00] |" in text
 
 
 def test_each_recipe_is_preliminary_by_its_own_seeds() -> None:
@@ -159,7 +160,7 @@ def test_table_and_row_agree() -> None:
     assert row["mean"] == 0.75
     assert row["ci95"][0] <= 0.75 <= row["ci95"][1]
     assert (row["n_tasks"], row["n_examples"]) == (2, 4)
-    assert "| base | 0.75 [" in score_table([cell])
+    assert "| base | 0.75 [" in score_table([row])
 
 
 def test_the_mini_base_knows_its_skills_only_by_code(mini_base: BaseModel, suite: TaskSuite) -> None:

@@ -12,6 +12,7 @@ from t2l.checks import one_of
 from t2l.evaluation.report.saved import load_report
 from t2l.evaluation.report.tables import (
     TABLES,
+    entries_of,
     long_table,
     selected,
     to_csv,
@@ -35,7 +36,7 @@ class ReportConfig:
     folder: str = ""
     """run folder of `t2l evaluate` or `t2l quickstart`"""
     table: str = "results"
-    """results, content, controls, against, recovered, by_task or costs"""
+    """results, content, controls, against, recipes, recovered, by_task or costs"""
     to: str | None = None
     """table (of the terminal), markdown or latex, with a column per split; csv or parquet, with a row per number; None: as
     the file ends (.md, .tex, .csv, .parquet), without one table"""
@@ -89,7 +90,7 @@ def run(config: ReportConfig) -> None:
     is_long = config.form in ("csv", "parquet")
     table = long_table(report, config.table) if is_long else wide_table(report, config.table)
     if not table.rows:
-        there = ", ".join(name for name in TABLES if report.get(name))
+        there = ", ".join(name for name in TABLES if entries_of(report, name))
         raise ValueError(f"table={config.table}: this report has nothing of it; choose from {there}")
     if config.form == "table":
         rows = [["" if cell is None else str(cell) for cell in row] for row in table.rows]

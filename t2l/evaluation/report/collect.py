@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from t2l.evaluation.selected import selection_text
 from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.library import library_record
 from t2l.methods.folder import MethodLibrary
+from t2l.run.folder import whole_command
 from t2l.run.record import environment
 from t2l.tasks.manifest import suite_manifest
 
@@ -99,6 +101,8 @@ def provenance(context: Context, data: DataChecks) -> dict[str, Any]:
         "selection": selection_text({c.path: c.folder for c in context.checkpoints}, config.validation_split),
         "decoding": describe_decoding(base.overridden_decoding),
         "environment": environment(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": whole_command(Path(config.run_dir)) if config.run_dir else None,
     }
 
 
