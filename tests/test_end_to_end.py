@@ -22,7 +22,7 @@ import t2l
 from t2l.base_model.files import mini_base_model_path
 from t2l.cli import main
 from t2l.encoder import TaskEncoder
-from t2l.evaluation.report.report import FIGURES
+from t2l.evaluation.report.forms import FIGURES
 from t2l.files import write_json
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record, load_training_data, own_encoder
 from t2l.hypernetwork.generator import Generator, load_generator, write_adapters

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2l.evaluation.report.text import interval_text
+from t2l.evaluation.report.markdown import interval_text
 from t2l.evaluation.statistics import Scores, estimate
 from t2l.files import FileProblemError, read_json
 from t2l.run.console import broken_name

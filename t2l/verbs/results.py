@@ -11,7 +11,7 @@ from t2l.files import read_json
 from t2l.hypernetwork.checkpoint import find_checkpoint, load_record
 from t2l.tracking import Artifact, Results, Table
 
-REPORT_PATTERNS = ("report.*", "*.png", "answers.jsonl", "evaluation.json")
+REPORT_PATTERNS = ("report.*", "*.png", "*.pdf", "*.svg", "answers.jsonl", "evaluation.json")
 """the files of a report, beside which a quickstart's library and runs lie"""
 
 

@@ -199,7 +199,7 @@ def print_overview(found: Overview) -> None:
 
 
 def _markdown(found: Overview) -> str:
-    from t2l.evaluation.report.text import markdown_table
+    from t2l.evaluation.report.markdown import markdown_table
 
     tables = [markdown_table(header, rows) for header, rows in _tables(found).values()]
     return "\n\n".join([*tables, "\n".join(f"- {line}" for line in _said(found))]) + "\n"

@@ -5,12 +5,10 @@ Above all over the base that reads the description in its prompt, and pays its t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import combinations
 from typing import Any
 
 from t2l.evaluation.board import Cell, paired_difference
-from t2l.evaluation.report.findings import Findings, in_order, without_controls
+from t2l.evaluation.report.findings import Findings, without_controls
 
 
 def differences(found: Findings) -> list[dict[str, Any]]:
@@ -41,25 +39,3 @@ def paired_row(one: Cell, other: Cell, samples: int, seed: int) -> dict[str, Any
 
 def _can_be_paired(one: int, other: int) -> bool:
     return one == other or 1 in (one, other)
-
-
-def recipes_in(data: Mapping[str, Any]) -> list[str]:
-    """The recipes of a report: generated contenders that have controls.
-
-    Args:
-        data: what report.json holds; likewise below.
-    """
-    return in_order(data.get("controls") or (), "contender")
-
-
-def pairs_of_recipes(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Rows of `against` in which both are recipes: each pair once, the earlier minus the later."""
-    place = {name: i for i, name in enumerate(recipes_in(data))}
-    rows = (r for r in data.get("against") or () if r["other"] in place)
-    return [r for r in rows if place.get(r["contender"], len(place)) < place[r["other"]]]
-
-
-def unpaired_recipes(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Pairs of recipes that `differences` left out; none of a report that was made before there were such rows."""
-    paired = {frozenset((r["contender"], r["other"])) for r in data.get("against") or ()}
-    return [pair for pair in combinations(recipes_in(data), 2) if frozenset(pair) not in paired] if paired else []

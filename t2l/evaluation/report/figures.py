@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from t2l.evaluation.contenders.generated import CONTROLS
-from t2l.evaluation.report.against import pairs_of_recipes, recipes_in
-from t2l.evaluation.report.findings import in_order, without_controls
+from t2l.evaluation.report.findings import without_controls
 from t2l.evaluation.report.map_figures import map_figure, norms_figure
+from t2l.evaluation.report.rows import in_order, pairs_of_recipes, recipes_in
 from t2l.evaluation.report.style import (
     COLOURS,
     GREY,
@@ -246,20 +246,25 @@ def makers(data: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     return {name: draw for name, (has_data, draw) in wanted.items() if has_data}
 
 
+def drawn(draw: Callable[[], Any], forms: Sequence[str]) -> dict[str, bytes]:
+    """One figure, by form."""
+    with styled():
+        figure = draw()
+    return {form: saved(figure, form) for form in forms}
+
+
 def draw_figures(data: Mapping[str, Any], forms: Sequence[str]) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
     """Every figure that a report has data for, by name and form; and of those that could not be drawn, why not.
 
     Args:
         data: what report.json holds.
-        forms: some of `style.FORMS`.
+        forms: some of `forms.FIGURE_FORMS`.
     """
     figures: dict[str, dict[str, bytes]] = {}
     failed: dict[str, str] = {}
     for name, draw in makers(data).items():
         try:
-            with styled():
-                figure = draw()
-            figures[name] = {form: saved(figure, form) for form in forms}
+            figures[name] = drawn(draw, forms)
         except Exception as error:  # hours of answers must not be lost to a plotting library
             log.warning("figure %s could not be drawn", name, exc_info=True)
             failed[name] = " ".join(f"{type(error).__name__}: {error}".split())

@@ -65,11 +65,6 @@ def without_controls(names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in controls]
 
 
-def in_order(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    """What rows of report.json name under a key, each once."""
-    return list(dict.fromkeys(row[key] for row in rows))
-
-
 def closest_controls(controls: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
     """By contender and split, the control that the contender is least surely above.
 

@@ -16,15 +16,15 @@ from t2l.evaluation.report.against import differences, paired_row
 from t2l.evaluation.report.content import by_content, content_rows, has_core
 from t2l.evaluation.report.figures import draw_figures
 from t2l.evaluation.report.findings import Findings, closest_controls
+from t2l.evaluation.report.forms import FIGURE_FORMS, FIGURES
 from t2l.evaluation.report.html_page import page
-from t2l.evaluation.report.style import FORMS
-from t2l.evaluation.report.text import HEADLINE_SEEDS, REDUNDANT, interval_text, report_text
+from t2l.evaluation.report.markdown import interval_text
+from t2l.evaluation.report.text import HEADLINE_SEEDS, REDUNDANT, report_text
 from t2l.evaluation.statistics import recovered_fraction
 from t2l.files import write_own
 
-FIGURES = ("scores", "controls", "recipes", "costs", "tasks", "style", "scale", "confidence", "map", "norms")
 REPORT_FILES = (
-    "report.json", "report.md", "report.html", "answers.jsonl", *(f"{name}.{form}" for name in FIGURES for form in FORMS),
+    "report.json", "report.md", "report.html", "answers.jsonl", *(f"{name}.{form}" for name in FIGURES for form in FIGURE_FORMS),
 )  # fmt: skip
 """what a report's folder holds"""
 
@@ -177,7 +177,7 @@ def rendered(data: Mapping[str, Any], forms: Sequence[str]) -> tuple[str, dict[s
 
     Args:
         data: what report.json holds.
-        forms: some of `style.FORMS`.
+        forms: some of `FIGURE_FORMS`.
     """
     text = report_text(data)
     figures, failed = draw_figures(data, forms)

@@ -22,8 +22,6 @@ SIZES = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False, "svg.hashsalt": "t2l", "pdf.fonttype": 42,
 }  # fmt: skip
-FORMS = ("png", "pdf", "svg")
-VECTOR_FORMS = FORMS[1:]
 DATES = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """what would make two drawings of the same numbers differ"""
 

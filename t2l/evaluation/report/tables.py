@@ -7,7 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2l.evaluation.report.against import pairs_of_recipes
+from t2l.evaluation.report.markdown import markdown_table
+from t2l.evaluation.report.rows import pairs_of_recipes
 from t2l.tracking import Table
 
 COUNTS = {"n_tasks": "tasks", "n_examples": "examples", "n_seeds": "seeds"}
@@ -116,8 +117,6 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A Markdown table."""
-    from t2l.evaluation.report.text import markdown_table
-
     return markdown_table(table.header, [[_text(cell) for cell in row] for row in table.rows]) + "\n"
 
 

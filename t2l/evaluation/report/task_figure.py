@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from t2l.evaluation.report.findings import in_order, without_controls
+from t2l.evaluation.report.findings import without_controls
+from t2l.evaluation.report.rows import in_order
 from t2l.evaluation.report.style import label, subplots
 
 MOST = 40.0

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2l.evaluation.conditions import conditions_text
-from t2l.evaluation.report.against import pairs_of_recipes, recipes_in, unpaired_recipes
-from t2l.evaluation.report.findings import closest_controls, in_order, without_controls
+from t2l.evaluation.report.cost_text import cost_parts
+from t2l.evaluation.report.findings import closest_controls
 from t2l.evaluation.report.header import header_lines
+from t2l.evaluation.report.markdown import interval_text, markdown_table, number_text
+from t2l.evaluation.report.rows import in_order, pairs_of_recipes, recipes_in, unpaired_recipes
 from t2l.evaluation.report.task_figure import scores_by_task
 
 HEADLINE_SEEDS = 3
@@ -20,20 +22,6 @@ REDUNDANT_WHY = (
     "the base model could read the task's description in its own prompt, so a score does not show that the adapter "
     "followed it"
 )
-
-
-def interval_text(mean: float, interval: Sequence[float], form: str = ".2f") -> str:
-    """A mean and its interval, as tables print them."""
-    return f"{mean:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
 
 
 def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -78,37 +66,6 @@ def _recovered_table(fractions: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(["contender", "split", "(generated - base) / (oracle - base)"], rows)
 
 
-def _text(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _cost_table(costs: Sequence[Mapping[str, Any]], scores: Mapping[tuple[str, str], float]) -> str:
-    """Costs of each contender that is no control, and its mean score on every split beside them."""
-    shown = without_controls(in_order(costs, "contender"))
-    splits = list(dict.fromkeys(split for _, split in scores))
-    header = [
-        "contender", "trainable parameters", "training per task (s)", "generation per adapter (ms)", "adapter bytes",
-        "prompt tokens", "MFLOPs per answer", "ms per answer", *splits,
-    ]  # fmt: skip
-    rows = []
-    for c in (c for c in costs if c["contender"] in shown):
-        generation, flops, time = c["generation_time_s"], c["flops_per_answer"], c["time_per_answer_s"]
-        rows.append(
-            [
-                c["contender"],
-                f"{c['trainable_parameters']:,}",
-                _text(c["training_time_s"], ".2f"),
-                _text(None if generation is None else 1000 * generation, ".2f"),
-                f"{c['adapter_bytes']:,}",
-                _text(c["prompt_tokens"], ".1f"),
-                _text(None if flops is None else flops / 1e6, ".1f"),
-                _text(None if time is None else 1000 * time, ".2f"),
-                *(_text(scores.get((c["contender"], split)), ".2f") for split in splits),
-            ]
-        )
-    return markdown_table(header, rows)
-
-
 def report_text(data: Mapping[str, Any]) -> str:
     """report.md. What a report of an earlier version does not hold is left out.
 
@@ -134,8 +91,7 @@ def report_text(data: Mapping[str, Any]) -> str:
         title = "How much of what training gains does generation gain?"
         lines += _section(title, _recovered_table(data["recovered"]))
     if data.get("costs"):
-        scores = {(r["contender"], r["split"]): r["mean"] for r in data["results"]}
-        lines += _section("What does it cost?", _cost_table(data["costs"], scores), "![costs](costs.png)")
+        lines += _section("What does it cost?", *cost_parts(data))
     lines += [*_task_text(data), *_robustness_text(data), *_confidence_text(data)]
     if data.get("map"):
         about = "Generated adapters (dots) and oracles (crosses) of the same training tasks, by the directions of their products."
@@ -219,7 +175,7 @@ def _task_text(data: Mapping[str, Any]) -> list[str]:
     if not data.get("by_task"):
         return []
     names, by_split = scores_by_task(data["by_task"])
-    rows = [[task, split, *(_text(s, ".2f") for s in of[task])] for split, of in by_split.items() for task in of]
+    rows = [[task, split, *(number_text(s, ".2f") for s in of[task])] for split, of in by_split.items() for task in of]
     about = (
         "Mean score of each task over examples and training seeds, without controls (`t2l report` and `report.json` have "
         "theirs). In the page, a click on a column's head sorts by it."
