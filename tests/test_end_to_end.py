@@ -114,6 +114,9 @@ def test_report_says_what_its_numbers_rest_on(root: Path) -> None:
     costs = {c["contender"]: c for c in report["costs"]}
     assert costs["icl"]["prompt_tokens"] > costs["base"]["prompt_tokens"]
     assert costs["generated_sft"]["generation_time_s"] > 0
+    assert costs["generated_sft"]["hypernetwork_parameters"] > 1000
+    assert costs["generated_sft"]["hypernetwork_time_s"] > 0
+    assert costs["base"]["hypernetwork_parameters"] is None
     assert costs["few_shot"]["trainable_parameters"] == costs["oracle"]["trainable_parameters"] > 0
     assert {r["style"] for r in report["robustness"]["style"]} >= {
         "as_written",
