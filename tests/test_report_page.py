@@ -13,7 +13,9 @@ from report_of_eight import PLAIN, RECIPES, SPLITS, report_of_eight
 
 from t2l.evaluation.report.header import header_lines
 from t2l.evaluation.report.html_page import page
+from t2l.evaluation.report.map_figures import map_figure
 from t2l.evaluation.report.report import rendered
+from t2l.evaluation.report.style import COLOURS
 from t2l.evaluation.report.text import report_text
 
 IN_BROWSER = pytest.mark.skipif(BROWSER is None, reason=MISSING)
@@ -169,3 +171,24 @@ def test_a_name_with_a_bar_stays_in_its_cell() -> None:
     text, figures, _ = rendered({"results": data["results"]}, ["png"])
     made = page(text, {name: images["png"] for name, images in figures.items()})
     assert '<td class="name">a|b &lt;i&gt;</td>' in made
+
+
+@pytest.mark.parametrize(("labels", "points"), [(24, 30), (60, 200)])
+def test_many_labels_of_the_map_are_numbers_at_its_points(labels: int, points: int) -> None:
+    """Every label is told in every panel and explained below; a kind with one label tells nothing and is left out."""
+    maps = report_of_eight(labels, points)["map"]
+    figure = map_figure(maps)
+    (part,) = figure.subfigs
+    panels = [axes for axes in part.axes if axes.get_visible()]
+    assert len(panels) == len(RECIPES)
+    for axes in panels:
+        assert {text.get_text() for text in axes.texts} == {str(i + 1) for i in range(labels)}
+    assert [text.get_text() for text in part.legends[0].get_texts()] == [f"operation_{i}" for i in range(labels)]
+
+
+def test_few_labels_of_the_map_are_colours() -> None:
+    (part,) = map_figure(report_of_eight(5, 20)["map"]).subfigs
+    assert not any(axes.texts for axes in part.axes)
+    drawn = {line.get_color() for line in part.axes[0].lines}
+    assert len(drawn) == 5
+    assert drawn <= set(COLOURS)

@@ -114,7 +114,9 @@ def test_what_cannot_be_shown_is_said(root: Path, tmp_path: Path, capsys: pytest
     board = str(root / "board")
     assert "holds no report.json" in refused(capsys, str(tmp_path))
     assert "report needs the run folder of a report" in refused(capsys)
-    assert "to must be table, markdown, latex, csv or parquet, or null, not 'xls'" in refused(capsys, board, "to=xls")
+    assert "to must be table, markdown, latex, csv, parquet, html, png, pdf or svg, or null, not 'xls'" in refused(
+        capsys, board, "to=xls"
+    )
     assert "table must be results, " in refused(capsys, board, "table=scores")
     assert "table=content: this report has nothing of it; choose from results, controls" in refused(
         capsys, board, "table=content"

@@ -21,8 +21,7 @@ def header_lines(data: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
     lines = [f"- **{what}:** {text}" for what, text in told]
     if of.get("command"):
-        fence = "`" * 3
-        lines += ["- **Command:**", "", f"  {fence}", f"  {of['command']}", f"  {fence}"]
+        lines += ["", "Command:", "", "```", str(of["command"]), "```"]
     return lines
 
 
