@@ -19,7 +19,8 @@ from t2l.describe import LocalModelConfig
 from t2l.describe.describers import LocalModel
 from t2l.evaluation.board import Board, BoardConfig
 from t2l.evaluation.report.findings import Findings
-from t2l.evaluation.report.report import report_data, report_text
+from t2l.evaluation.report.report import report_data
+from t2l.evaluation.report.text import report_text
 from t2l.evaluation.scoring import Question, greedy_answers
 from t2l.methods import build
 from t2l.methods.scaling_and_prompts import PromptTuningConfig
@@ -115,7 +116,7 @@ def test_a_report_says_what_was_not_used(tiny_base: BaseModel) -> None:
     said = describe_decoding({"repetition_penalty": 1.3})
     for decoding in (said, "greedy"):
         found = Findings(cells, "exact_match", 9, 0, provenance={"decoding": decoding})
-        text = report_text(found, report_data(found))
+        text = report_text(report_data(found))
         assert (f"Decoding: {said}." in text) == (decoding == said)
 
 

@@ -19,15 +19,18 @@ from t2l.evaluation.config import EvaluateConfig
 from t2l.evaluation.contenders.base import Base, FormalCode, Prompted
 from t2l.evaluation.contenders.generated import derangement, random_text
 from t2l.evaluation.contenders.interface import Entry
-from t2l.evaluation.costs import Usage, multiplied_weights
+from t2l.evaluation.costs import Costs, Usage, cost_row, multiplied_weights
 from t2l.evaluation.report.against import differences
 from t2l.evaluation.report.collect import metric_name
+from t2l.evaluation.report.cost_text import cost_parts
 from t2l.evaluation.report.findings import Findings
-from t2l.evaluation.report.report import control_differences, headline, report_data, report_text, score_table
+from t2l.evaluation.report.report import control_differences, headline, report_data, write_report
+from t2l.evaluation.report.text import report_text, score_table
 from t2l.evaluation.scoring import Answer, Question, check_scorable, choose_answers, greedy_answers, questions_for
 from t2l.evaluation.statistics import Scores, estimate
 from t2l.lora import inject
 from t2l.lora.source import Held
+from t2l.run.overview import time_to_step
 from t2l.tasks import Example, Task, TaskSuite, tokenize_prompts
 from t2l.tasks.suites import FolderSuiteConfig, WordListConfig, build
 from t2l.verbs.evaluate import evaluate
@@ -137,9 +140,38 @@ def test_the_report_pairs_generated_adapters_with_every_other_contender() -> Non
     assert rows["prompted"]["distinguishable"]
     assert not rows["oracle"]["distinguishable"]
     assert {r["other"] for r in differences(replace(found, cells=[two, shuffled, prompted, three]))} == {"prompted"}
-    text = report_text(found, report_data(found))
-    assert re.search(r"\| generated_sft \| prompted \| \+0\.50 \[\+0\.\d\d, \+0\.\d\d\] \* \|", text)
-    assert "| generated_sft | oracle | +0.00 [+0.00, +0.00] |" in text
+    text = report_text(report_data(found))
+    assert re.search(r"\| generated_sft \| prompted \| 1 \| \+0\.50 \[\+0\.\d\d, \+0\.\d\d\] \* \|", text)
+    assert "| generated_sft | oracle | 1 | +0.00 [+0.00, +0.00] |" in text
+
+
+def test_figures_are_written_in_a_vector_form_beside(tmp_path: Path) -> None:
+    cells = [_cell("base", [[1, 1, 1, 0]] * 3), _cell("prompted", [[1, 0, 0, 0]] * 3)]
+    write_report(tmp_path / "both", Findings(cells, "exact_match", 20, 0), "svg")
+    write_report(tmp_path / "one", Findings(cells, "exact_match", 20, 0))
+    names = {p.stem for p in (tmp_path / "both").glob("*.png")}
+    assert names == {p.stem for p in (tmp_path / "both").glob("*.svg")} == {"scores", "tasks"}
+    assert not list((tmp_path / "one").glob("*.svg"))
+    with pytest.raises(ValueError, match="vector_figures must be pdf or svg, or null, not 'eps'"):
+        EvaluateConfig(contenders=["base"], vector_figures="eps")
+
+
+def test_what_training_a_hypernetwork_comes_to_per_adapter(tmp_path: Path) -> None:
+    """Its parameters stand in the table; a generated adapter is cheaper from the number on at which the totals cross."""
+    lines = [(1, 1.0, 2.0), (2, 1.0, 5.0), (3, 9.0, 4.0), (4, 9.0, 40.0)]
+    text = "".join(json.dumps({"step": s, "began": b, "time_s": t}) + "\n" for s, b, t in lines)
+    (tmp_path / "timings.jsonl").write_text(text)
+    assert time_to_step(tmp_path, 3) == 9.0
+    assert time_to_step(tmp_path / "none", 3) is None
+    usage = Usage(10, 2, 1e6, 0.1, 4)
+    ours = Costs(0, None, 64, 0, 0.5, hypernetwork_parameters=1_234, hypernetwork_time_s=9.0)
+    costs = [cost_row("generated_x", ours, usage), cost_row("oracle", Costs(8, 2.0, 64, 3), usage)]
+    data = {"results": [], "controls": [{"contender": "generated_x"}], "costs": costs}
+    table, _, about, amortised = cost_parts(data)
+    assert "| generated_x | 1,234 | 0 |  | 500.00 | 64 |" in table
+    assert "beside 2.00 s" in about
+    assert "| generated_x | 1,234 | 9.0 | 0.5000 | 0.5900 | 0.5090 | 0.5009 | 7 adapters |" in amortised
+    assert len(cost_parts({**data, "costs": [{**c, "hypernetwork_parameters": None} for c in costs]})) == 2
 
 
 def test_each_recipe_is_preliminary_by_its_own_seeds() -> None:
@@ -159,7 +191,7 @@ def test_table_and_row_agree() -> None:
     assert row["mean"] == 0.75
     assert row["ci95"][0] <= 0.75 <= row["ci95"][1]
     assert (row["n_tasks"], row["n_examples"]) == (2, 4)
-    assert "| base | 0.75 [" in score_table([cell])
+    assert "| base | 0.75 [" in score_table([row])
 
 
 def test_the_mini_base_knows_its_skills_only_by_code(mini_base: BaseModel, suite: TaskSuite) -> None:

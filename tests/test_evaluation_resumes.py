@@ -254,7 +254,9 @@ def evaluation(root: Path, folder: Path, *more: str) -> list[str]:
 def without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            k: without_times(v) for k, v in value.items() if "time" not in k and k not in ("run_dir", "environment")
+            k: without_times(v)
+            for k, v in value.items()
+            if "time" not in k and k not in ("run_dir", "environment", "command")
         }
     return [without_times(v) for v in value] if isinstance(value, list) else value
 

@@ -16,7 +16,8 @@ from t2l.evaluation.contenders.base import Base
 from t2l.evaluation.contenders.in_context import FORMATS, InContext, PromptedInContext, formats_for
 from t2l.evaluation.contenders.interface import SplitView
 from t2l.evaluation.report.findings import Findings
-from t2l.evaluation.report.report import report_data, report_text
+from t2l.evaluation.report.report import report_data
+from t2l.evaluation.report.text import report_text
 from t2l.evaluation.scoring import Answer, Question, greedy_answers
 from t2l.tasks import Example, Task, render_prompts, tokenize_prompts
 from t2l.tasks.suites import WordListConfig, build
@@ -172,6 +173,6 @@ def test_the_report_says_how_examples_were_put(tiny_base: BaseModel, view: Split
     assert set(data["in_context"]) == {"icl", "prompted_icl"}
     condition = data["in_context"]["icl"]["unseen_combination"]
     assert condition.startswith("2 solved examples as ")
-    assert f"- icl on unseen_combination: {condition}" in report_text(found, data)
+    assert f"- icl on unseen_combination: {condition}" in report_text(data)
     usage = {c.contender: c.runs[0].usage.prompt_tokens for c in cells}
     assert usage["base"] < usage["icl"] < usage["prompted_icl"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_of_eight import RECIPES, SPLITS, report_of_eight
 
 from t2l.cli import main
 from t2l.evaluation.report.tables import TABLES, long_table, to_latex, wide_table
@@ -113,7 +114,9 @@ def test_what_cannot_be_shown_is_said(root: Path, tmp_path: Path, capsys: pytest
     board = str(root / "board")
     assert "holds no report.json" in refused(capsys, str(tmp_path))
     assert "report needs the run folder of a report" in refused(capsys)
-    assert "to must be table, markdown, latex, csv or parquet, or null, not 'xls'" in refused(capsys, board, "to=xls")
+    assert "to must be table, markdown, latex, csv, parquet, html, png, pdf or svg, or null, not 'xls'" in refused(
+        capsys, board, "to=xls"
+    )
     assert "table must be results, " in refused(capsys, board, "table=scores")
     assert "table=content: this report has nothing of it; choose from results, controls" in refused(
         capsys, board, "table=content"
@@ -131,3 +134,41 @@ def test_what_cannot_be_shown_is_said(root: Path, tmp_path: Path, capsys: pytest
     assert "say what to write, by its ending (.md, .tex" in refused(capsys, board, f"file={tmp_path / 'board.doc'}")
     assert "say what to write" in refused(capsys, board, "to=table", f"file={tmp_path / 'board.tex'}")
     assert "cannot be written: " in refused(capsys, board, f"file={tmp_path / 'mine.tex/a.csv'}")
+
+
+@pytest.fixture
+def eight(tmp_path: Path) -> Path:
+    (tmp_path / "report.json").write_text(json.dumps(report_of_eight()))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("ending", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_figure_in_each_form(eight: Path, ending: str, begins: bytes) -> None:
+    """Drawn from report.json alone; the same numbers give the same bytes."""
+    made = [eight / f"{n}.{ending}" for n in (1, 2)]
+    for path in made:
+        main(["report", str(eight), "figure=norms", f"file={path}"])
+    assert made[0].read_bytes().startswith(begins)
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_the_page_once_more(eight: Path) -> None:
+    main(["report", str(eight), f"file={eight}/page.html"])
+    page = (eight / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 9
+    assert "generated_joint" in page.replace("<wbr>", "")
+
+
+def test_recipes_have_a_table(eight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(shown(capsys, str(eight), "table=recipes", "to=csv"))))
+    pairs = [(r["contender"], r["other"]) for r in rows if r["split"] == SPLITS[0]]
+    assert pairs == [(one, other) for i, one in enumerate(RECIPES) for other in RECIPES[i + 1 :]]
+
+
+def test_a_figure_that_cannot_be_drawn_is_said(eight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = str(eight)
+    assert "figure=scale: this report has nothing for it" in refused(capsys, at, "figure=scale", f"file={at}/x.pdf")
+    assert "name the file to write" in refused(capsys, at, "figure=scores")
+    assert "say which, figure=scores, controls" in refused(capsys, at, f"file={at}/x.svg")
+    assert "figure must be scores," in refused(capsys, at, "figure=all", f"file={at}/x.svg")
+    assert not list(eight.glob("x.*"))

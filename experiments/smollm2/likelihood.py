@@ -27,7 +27,7 @@ from t2l.evaluation.contenders.base import Base, Prompted
 from t2l.evaluation.contenders.interface import Entry
 from t2l.evaluation.context import Context
 from t2l.evaluation.data_checks import check_data
-from t2l.evaluation.report.report import interval_text, markdown_table
+from t2l.evaluation.report.markdown import interval_text, markdown_table
 from t2l.evaluation.scope import Scope
 from t2l.evaluation.scoring import Question
 from t2l.evaluation.statistics import Scores, estimate

@@ -12,6 +12,7 @@ from t2l.evaluation.conditions import RULES, ScoredPromptConfig
 from t2l.evaluation.contenders.composition import CompositionConfig
 from t2l.evaluation.contenders.few_shot import FewShotConfig
 from t2l.evaluation.contenders.interface import kinds
+from t2l.evaluation.report.forms import VECTOR_FORMS
 from t2l.registry import component_of
 
 
@@ -73,6 +74,8 @@ class EvaluateConfig:
     """split that checkpoints or settings were chosen on, if they were; it is not scored"""
     descriptions_per_task: int = 48
     """training descriptions of each task that tell where it lies (nearest, static, shuffled_nearest)"""
+    vector_figures: str | None = None
+    """pdf or svg: the report's figures in this form, too, beside their PNGs; None: PNGs alone"""
     logger: Any = None
     """where metrics and results go besides the run's own files"""
     seed: int = 0
@@ -95,6 +98,7 @@ class EvaluateConfig:
             )
         at_least(self, 1, "descriptions_per_task")
         one_of(self, RULES, "conditions")
+        one_of(self, VECTOR_FORMS, "vector_figures")
         is_generated = any(kind.is_generated for kind in chosen.values())
         calibrates = self.confidence and is_generated and self.harness is None
         if self.keep_calibration and not calibrates:

@@ -17,7 +17,9 @@ class Costs:
     """What a contender's adapters cost, once.
 
     `training_time_s` is seconds per task, one task after another; `generation_time_s` seconds per
-    adapter, many at a time; None if there is none.
+    adapter, many at a time; None if there is none. `hypernetwork_parameters` is the number of those of the network that
+    makes the adapters, and `hypernetwork_time_s` the seconds at work that trained it, up to the step that is scored, without
+    what it was trained from (a library, another checkpoint); None if there is none, or its run kept no times.
     """
 
     trainable_parameters: float
@@ -25,6 +27,8 @@ class Costs:
     adapter_bytes: float
     n_tasks: int
     generation_time_s: float | None = None
+    hypernetwork_parameters: int | None = None
+    hypernetwork_time_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ def cost_row(contender: str, costs: Costs | None, usage: Usage | None) -> dict[s
         "trainable_parameters": round(costs.trainable_parameters),
         "training_time_s": _digits(costs.training_time_s, 3),
         "generation_time_s": _digits(costs.generation_time_s, 6),
+        "hypernetwork_parameters": costs.hypernetwork_parameters,
+        "hypernetwork_time_s": _digits(costs.hypernetwork_time_s, 1),
         "adapter_bytes": round(costs.adapter_bytes),
         "n_tasks": costs.n_tasks,
         "prompt_tokens": _digits(usage.prompt_tokens, 2) if usage else None,

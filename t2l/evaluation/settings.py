@@ -12,6 +12,7 @@ INDECISIVE: Mapping[str, tuple[str, ...]] = {
     "": (
         "run_dir", "contenders", "splits", "tasks", "checkpoints", "method_libraries", "library", "robustness_split",
         "confidence", "keep_calibration", "validation_split", "allow_code_execution", "logger",
+        "vector_figures",
     ),
     "base_model": ("path", "gguf_file", "revision", "device", "shard", "trust_remote_code"),
     "encoder": ("path", "revision", "device", "batch_size", "cache", "trust_remote_code"),

@@ -139,6 +139,15 @@ def command_of(folder: Path, verb: str) -> str | None:
     return shlex.join(["t2l", verb, *told])
 
 
+def whole_command(folder: Path) -> str | None:
+    """The last command that was started in a folder, as it was typed; None if Hydra noted none."""
+    typed, record = typed_in(folder), folder / ".hydra/hydra.yaml"
+    if typed is None or not record.is_file():
+        return None
+    made: Any = yaml.safe_load(record.read_text(encoding="utf-8"))
+    return shlex.join(["t2l", str(made["hydra"]["job"]["config_name"]), *typed])
+
+
 def typed_in(folder: Path) -> list[str] | None:
     """The overrides of the last command that was started in a folder, as Hydra notes them; None if it noted none.
 

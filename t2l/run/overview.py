@@ -196,6 +196,11 @@ def score_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     return [(line["step"], line[metric]) for line in _lines(folder / "metrics.jsonl") if metric in line]
 
 
+def time_to_step(folder: Path, step: int) -> float | None:
+    """Seconds at work that brought a run to a step; None if it keeps no times."""
+    return _time([line for line in _lines(folder / "timings.jsonl") if line["step"] <= step])
+
+
 def _best(lines: Sequence[Mapping[str, Any]], metric: str) -> tuple[int | None, float | None]:
     values = [(line["step"], line[metric]) for line in lines if metric in line and math.isfinite(line[metric])]
     if not values:

@@ -25,7 +25,7 @@ VERBS = {
     "try": "answers of the base and of an adapter, side by side",
     "library": "verify and summarise the adapters of a library",
     "runs": "runs and sweeps in one table: state, scores over seeds, time",
-    "report": "a report's tables as LaTeX, Markdown, CSV or Parquet",
+    "report": "a report's tables as LaTeX, CSV..., its figures as PDF or SVG",
     "compare": "reports side by side, with differences paired by example",
     "export": "a trained hypernetwork in one folder to hand on, with a card",
     "merge": "add an adapter to its base's weights and save the model",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2l.evaluation.report.report import interval_text
+from t2l.evaluation.report.markdown import interval_text
 from t2l.evaluation.statistics import Scores, estimate
 from t2l.files import FileProblemError, read_json
 from t2l.run.console import broken_name
@@ -27,7 +27,7 @@ Example = tuple[str, str, int]
 
 @dataclass
 class CompareConfig:
-    """`t2l compare`: puts reports of `t2l evaluate` side by side."""
+    """`t2l compare`: puts reports of `t2l evaluate` side by side, of t2l's own board or of the harness."""
 
     runs: list[str] = field(default_factory=list)
     """report folders; the others are compared with the first"""
@@ -263,17 +263,19 @@ def _scores(runs: Sequence[Mapping[Example, float]], common: Mapping[str, Sequen
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
-    """The rows for a terminal of 80 columns: for each other report and split a line per contender."""
+    """The rows for a terminal of 80 columns: for each other report and split, or task and metric, a line per contender."""
     lines: list[str] = []
     width, before = 30, None
     for r in comparison.rows:
-        if (r["other"], r["split"]) != before:
-            before = (r["other"], r["split"])
-            lines += ["", f"{r['other']}, on {r['split']}"]
+        what = r.get("split") or f"{r['task']}, {r['metric'].removesuffix(',none')}"
+        if (r["other"], what) != before:
+            before = (r["other"], what)
+            lines += ["", f"{r['other']}, on {what}"]
             lines.append(f"  {'contender':<{width}}{'n':>6}{'first':>7}{'other':>7}  other - first")
         *begun, last = broken_name(r["contender"], width)
-        numbers = f"{r['n_examples']:>6}{r['first_mean']:>7.2f}{r['other_mean']:>7.2f}"
-        difference = interval_text(r["difference"], r["ci95"], "+.2f")
+        numbers = f"{r['n_examples'] or '':>6}{r['first_mean']:>7.2f}{r['other_mean']:>7.2f}"
+        has_ends = r["ci95"] is not None
+        difference = interval_text(r["difference"], r["ci95"], "+.2f") if has_ends else f"{r['difference']:+.2f}"
         lines += [
             *(f"  {part}" for part in begun),
             f"  {last:<{width}}{numbers}  {difference}{'' if r['distinguishable'] else ' ?'}",
@@ -283,9 +285,26 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     return lines[1:]
 
 
+def _compared(runs: Sequence[Path], by_name: bool) -> Comparison:
+    """By t2l's own boards if every run has one, else by the harness. Raises ValueError if some have one and some the other."""
+    from t2l.evaluation.harness.report import HARNESS_FILES
+    from t2l.verbs.compare_harness import compare_harness_reports
+
+    harness = [r for r in runs if (r / HARNESS_FILES[0]).is_file()]
+    boards = [r for r in runs if (r / "report.json").is_file()]
+    if harness and len(boards) < len(runs):
+        if other := next((r for r in runs if r not in harness), None):
+            what = "a report of t2l's own board" if other in boards else "no report"
+            raise ValueError(
+                f"{harness[0]} holds a report of the lm-evaluation-harness, {other} {what}: compare reports of one kind"
+            )
+        return compare_harness_reports(runs, by_name)
+    return compare_reports(runs, by_name=by_name)
+
+
 def run(config: CompareConfig) -> None:
     """Prints the comparison, and on standard error what a reader should know of it."""
-    found = compare_reports([Path(r) for r in config.runs], by_name=config.by_name)
+    found = _compared([Path(r) for r in config.runs], config.by_name)
     for note in found.notes:
         print(f"t2l: note: {note}", file=sys.stderr)
     print(json.dumps(found.rows, indent=2) if config.json else "\n".join(comparison_lines(found)))

@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig) -> list[Cell]:
     variants = robustness(board, context) if varied else {}
     if not store.written:
         log.info("%s was scored already: only the report is written again", config.run_dir)
-    write_report(folder, collect(context, data, board, contenders, cells, variants))
+    write_report(folder, collect(context, data, board, contenders, cells, variants), config.vector_figures)
     return cells
 
 

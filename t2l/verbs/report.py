@@ -1,18 +1,21 @@
-"""`t2l report RUN`: a table of a report for a paper, a spreadsheet or a notebook."""
+"""`t2l report RUN`: a table or a figure of a report for a paper, a spreadsheet or a notebook, or its page once more."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from t2l.checks import one_of
 from t2l.evaluation.harness.report import HARNESS_FILES, harness_table
+from t2l.evaluation.report.forms import FIGURE_FORMS, FIGURES
 from t2l.evaluation.report.saved import load_report
 from t2l.evaluation.report.tables import (
     TABLES,
+    entries_of,
     long_table,
     selected,
     to_csv,
@@ -25,40 +28,54 @@ from t2l.run.console import print_table
 from t2l.tracking import Table
 from t2l.verbs import Verb
 
-FORMS = ("table", "markdown", "latex", "csv", "parquet")
-ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".parquet": "parquet"}
+FORMS = ("table", "markdown", "latex", "csv", "parquet", "html", *FIGURE_FORMS)
+ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".parquet": "parquet", ".html": "html"} | {
+    f".{form}": form for form in FIGURE_FORMS
+}
 
 
 @dataclass
 class ReportConfig:
-    """`t2l report`: a table of a report in another form."""
+    """`t2l report`: a table of a report in another form, a figure of it, or the whole report as a page."""
 
     folder: str = ""
     """run folder of `t2l evaluate`, also in the harness, or of `t2l quickstart`"""
     table: str = "results"
-    """results, content, controls, against, recovered, by_task or costs"""
+    """results, content, controls, against, recipes, recovered, by_task or costs"""
+    figure: str | None = None
+    """a figure in place of a table: scores, controls, recipes, costs, tasks, style, scale, confidence, map or norms"""
     to: str | None = None
-    """table (of the terminal), markdown or latex, with a column per split; csv or parquet, with a row per number; None: as
-    the file ends (.md, .tex, .csv, .parquet), without one table"""
+    """table (of the terminal), markdown or latex, with a column per split; csv or parquet, with a row per number; html: the
+    whole report as a page; of a figure png, pdf or svg; None: as the file ends (.md, .tex, .csv, .parquet, .html, .png,
+    .pdf, .svg), without one table"""
     contenders: list[str] = field(default_factory=list)
     """contenders to show; empty: all"""
     splits: list[str] = field(default_factory=list)
     """splits to show, of a report of the harness its tasks; empty: all"""
     file: str | None = None
-    """file to write; None prints, which parquet cannot"""
+    """file to write; None prints, which parquet and figures cannot"""
     overwrite: bool = False
     """whether a file that is there is replaced"""
 
     def __post_init__(self) -> None:
         one_of(self, FORMS, "to")
         one_of(self, TABLES, "table")
+        one_of(self, FIGURES, "figure")
+        self._check_figure()
         if self.file and self.form == "table":
             endings = ", ".join(ENDINGS)
             raise ValueError(
-                f"file={self.file}: say what to write, by its ending ({endings}) or to=markdown, latex, csv or parquet"
+                f"file={self.file}: say what to write, by its ending ({endings}) or by to={', '.join(FORMS[1:])}"
             )
         if self.form == "parquet" and not self.file:
             raise ValueError("to=parquet is no text: name the file to write, file=FILE.parquet")
+
+    def _check_figure(self) -> None:
+        is_figure = self.form in FIGURE_FORMS
+        if self.figure is None and is_figure:
+            raise ValueError(f"a figure is asked for as {self.form}: say which, figure={', '.join(FIGURES)}")
+        if self.figure is not None and not (is_figure and self.file):
+            raise ValueError(f"figure={self.figure} is an image: name the file to write, file=FILE.png, .pdf or .svg")
 
     @property
     def form(self) -> str:
@@ -86,12 +103,40 @@ def run(config: ReportConfig) -> None:
     """Prints or writes the table. Raises ValueError for a folder without a report, or a contender or split that it has not."""
     if not config.folder:
         raise ValueError("report needs the run folder of a report: t2l report DIR")
+    if config.figure is not None or config.form == "html":
+        if _is_of_harness(Path(config.folder)):
+            raise ValueError(f"{config.folder} is of the harness, whose scores are a table: leave out figure= and html")
+        report = selected(load_report(config.folder).data, config.contenders, config.splits)
+        _put(config, _drawn(report, config.figure, config.form) if config.figure else _page(report))
+        return
     table = _table(config)
     if config.form == "table":
         rows = [["" if cell is None else str(cell) for cell in row] for row in table.rows]
         print_table(table.header, rows, config.table)
         return
-    made = MAKERS[config.form](table)
+    _put(config, MAKERS[config.form](table))
+
+
+def _drawn(report: Mapping[str, Any], figure: str, form: str) -> bytes:
+    """Raises ValueError for a figure that the report has no data for."""
+    from t2l.evaluation.report.figures import drawn, makers
+
+    there = makers(report)
+    if figure not in there:
+        raise ValueError(f"figure={figure}: this report has nothing for it; choose from {', '.join(there)}")
+    return drawn(there[figure], [form])[form]
+
+
+def _page(report: Mapping[str, Any]) -> str:
+    from t2l.evaluation.report.html_page import page
+    from t2l.evaluation.report.report import rendered
+
+    text, figures, _ = rendered(report, ["png"])
+    return page(text, {name: images["png"] for name, images in figures.items()})
+
+
+def _put(config: ReportConfig, made: str | bytes) -> None:
+    """Into the file, if one is named, else on standard output."""
     if config.file is None:
         sys.stdout.write(str(made))
         return
@@ -109,7 +154,7 @@ def _table(config: ReportConfig) -> Table:
     report = selected(load_report(config.folder).data, config.contenders, config.splits)
     table = long_table(report, config.table) if is_long else wide_table(report, config.table)
     if not table.rows:
-        there = ", ".join(name for name in TABLES if report.get(name))
+        there = ", ".join(name for name in TABLES if entries_of(report, name))
         raise ValueError(f"table={config.table}: this report has nothing of it; choose from {there}")
     return table
 

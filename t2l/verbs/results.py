@@ -14,7 +14,7 @@ from t2l.tasks.suites.descriptions import METADATA_FILE, read_descriptions
 from t2l.tracking import Artifact, Results, Table
 from t2l.training.pretrain_base import BASE_FILES
 
-REPORT_PATTERNS = ("report.*", "*.png", "answers.jsonl", "evaluation.json")
+REPORT_PATTERNS = ("report.*", "*.png", "*.pdf", "*.svg", "answers.jsonl", "evaluation.json")
 """the files of a report, beside which a quickstart's library and runs lie"""
 SCORES = "scores.json"
 """file in a base model's folder that `t2l pretrain_base` wrote: exact match by contender and split"""

@@ -206,12 +206,9 @@ def print_overview(found: Overview) -> None:
 
 
 def _markdown(found: Overview) -> str:
-    from t2l.evaluation.report.report import markdown_table
+    from t2l.evaluation.report.markdown import markdown_table
 
-    tables = [
-        markdown_table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
-        for header, rows in _tables(found).values()
-    ]
+    tables = [markdown_table(header, rows) for header, rows in _tables(found).values()]
     return "\n\n".join([*tables, "\n".join(f"- {line}" for line in _said(found))]) + "\n"
 
 

@@ -250,5 +250,6 @@ class Generated(Contender):
         return [list(self._bank.descriptions[o][: len(ds)]) for o, ds in zip(others, view.descriptions, strict=True)]
 
     def costs(self, making: Making) -> Costs:
-        """Generation time per adapter; nothing is trained for a task."""
-        return Costs(0, None, bytes_per_adapter(self.spec), 0, generation_time_s=making.each_s)
+        """Generation time per adapter, and the hypernetwork's size; nothing is trained for a task."""
+        size = sum(p.numel() for p in self.hypernetwork.parameters())
+        return Costs(0, None, bytes_per_adapter(self.spec), 0, making.each_s, size)

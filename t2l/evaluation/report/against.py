@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from t2l.evaluation.board import Cell, paired_difference
-from t2l.evaluation.contenders.generated import CONTROLS
-from t2l.evaluation.report.findings import Findings
+from t2l.evaluation.report.findings import Findings, without_controls
 
 
 def differences(found: Findings) -> list[dict[str, Any]]:
@@ -18,10 +17,10 @@ def differences(found: Findings) -> list[dict[str, Any]]:
     Contenders whose numbers of training seeds differ, and are not one, cannot be paired and are left out.
     """
     table, rows = found.by_key, []
-    controls = {f"{ours}_{control}" for ours in found.generated for control in CONTROLS}
+    others = without_controls(found.contenders)
     for ours in found.generated:
-        for other in found.contenders:
-            if other == ours or other in controls:
+        for other in others:
+            if other == ours:
                 continue
             for split in found.splits:
                 one, two = table.get((ours, split)), table.get((other, split))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from t2l.base_model.decoding import describe_decoding
@@ -21,6 +23,8 @@ from t2l.evaluation.selected import selection_text
 from t2l.hypernetwork.checkpoint import CheckpointRecord
 from t2l.library import library_record
 from t2l.methods.folder import MethodLibrary
+from t2l.run.folder import whole_command
+from t2l.run.overview import time_to_step
 from t2l.run.record import environment
 from t2l.tasks.manifest import suite_manifest
 
@@ -45,7 +49,7 @@ def collect(
         metric=metric_name(views),
         samples=config.evaluation.bootstrap_samples,
         seed=config.seed,
-        costs=_costs(contenders, cells),
+        costs=_costs(context, contenders, cells),
         identities=_identities(context, contenders),
         overlaps=data.overlaps,
         shows_description=config.prompt.is_shown,
@@ -62,15 +66,31 @@ def metric_name(views: Sequence[SplitView]) -> str:
     return metrics.pop() if len(metrics) == 1 else "mixed"
 
 
-def _costs(contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def _costs(context: Context, contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """A row per contender."""
     first = {c.name: c for c in reversed(contenders)}
     rows = []
     for name in dict.fromkeys(c.name for c in contenders):
         runs = [run for c in cells if c.contender == name for run in c.runs]
         making = sum((run.making for run in runs), Making())
-        rows.append(cost_row(name, first[name].costs(making), mean_usage([run.usage for run in runs])))
+        costs = first[name].costs(making)
+        if costs is not None:
+            costs = replace(
+                costs, hypernetwork_time_s=_training_time(context, [c for c in contenders if c.name == name])
+            )
+        rows.append(cost_row(name, costs, mean_usage([run.usage for run in runs])))
     return rows
+
+
+def _training_time(context: Context, seeds: Sequence[Contender]) -> float | None:
+    """Seconds that trained the hypernetworks of a contender, mean over training seeds; None if any is not known."""
+    folders = [(c.folder, c.record.step) for seed in seeds if (c := context.checkpoint_of(seed)) is not None]
+    times = [
+        time_to_step(folder.parent.parent, step) if folder.parent.name == "checkpoints" else None
+        for folder, step in folders
+    ]
+    known = [time for time in times if time is not None]
+    return fmean(known) if known and len(known) == len(times) else None
 
 
 def _identities(context: Context, contenders: Sequence[Contender]) -> dict[str, list[dict[str, Any]]]:
@@ -99,6 +119,8 @@ def provenance(context: Context, data: DataChecks) -> dict[str, Any]:
         "selection": selection_text({c.path: c.folder for c in context.checkpoints}, config.validation_split),
         "decoding": describe_decoding(base.overridden_decoding),
         "environment": environment(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": whole_command(Path(config.run_dir)) if config.run_dir else None,
     }
 
 

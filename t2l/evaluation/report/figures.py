@@ -1,237 +1,270 @@
-"""The report's figures, as PNG bytes."""
+"""The report's figures, drawn from what report.json holds."""
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from itertools import pairwise
 from typing import Any
 
 from t2l.evaluation.contenders.generated import CONTROLS
-from t2l.evaluation.report.findings import Findings
-from t2l.run.console import broken_name
+from t2l.evaluation.report.findings import without_controls
+from t2l.evaluation.report.map_figures import map_figure, norms_figure
+from t2l.evaluation.report.rows import in_order, pairs_of_recipes, recipes_in
+from t2l.evaluation.report.style import (
+    COLOURS,
+    GREY,
+    axes_of,
+    bars,
+    grid,
+    label,
+    legend_below,
+    looks,
+    row_height,
+    saved,
+    styled,
+)
+from t2l.evaluation.report.task_figure import tasks_figure
 
 log = logging.getLogger(__name__)
-DPI = 130
-LABEL = 60
-"""characters of a line of a contender's name"""
+MOST_ACROSS = 4
+"""panels side by side: a page shows as many without making their text small"""
 
 
-def _subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    """A figure of `width` by `height` inches, and its panels [rows, columns]."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+def _by_key(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    return {(r["contender"], r["split"]): r for r in rows}
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    """A figure with one panel, without a frame above and to the right."""
-    figure, panels = _subplots(width, height)
-    panels[0][0].spines[["top", "right"]].set_visible(False)
-    return figure, panels[0][0]
+def _across(count: int) -> int:
+    """Panels side by side: as many as keep their text readable on a page, in rows that are filled evenly."""
+    return count if count <= MOST_ACROSS else -(-count // -(-count // MOST_ACROSS))
 
 
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+def _split_panels(
+    splits: Sequence[str], labels: Sequence[str], least: Sequence[float], beside: float
+) -> tuple[Any, list[Any], list[float]]:
+    """A panel per split with the same labelled rows. Returns the rows' places, in inches from the top, too.
 
-
-def _colours(names: Sequence[str]) -> dict[str, Any]:
-    from matplotlib import color_sequences
-
-    return dict(zip(names, cycle([*color_sequences["tab20"], *color_sequences["tab20b"]]), strict=False))
-
-
-def _label(contender: str) -> str:
-    return "\n".join(line.strip() for line in broken_name(contender, LABEL))
-
-
-def _row(labels: Sequence[str], least: float) -> float:
-    """Inches that a row takes: at least so many, and as many as the label with the most lines."""
-    return max([least, *(0.13 * (1 + label.count("\n")) for label in labels)])
-
-
-def _bars(means: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
-    """How far error bars reach down and up from means."""
-    ends = list(zip(means, intervals, strict=True))
-    return [[max(0.0, mean - low) for mean, (low, _) in ends], [max(0.0, high - mean) for mean, (_, high) in ends]]
-
-
-def scores_figure(found: Findings) -> bytes:
-    """Every contender on every split: means as points with their intervals, one panel per split."""
-    splits, contenders, table = found.splits, found.contenders, found.by_key
-    colours = _colours(contenders)
-    labels = [_label(c) for c in contenders]
-    width, height = 2.3 * len(splits) + 2.6, _row(labels, 0.27) * len(contenders) + 1.2
-    figure, panels = _subplots(width, height, columns=len(splits), sharey=True, sharex=True)
-    for axes, split in zip(panels[0], splits, strict=True):
-        for y, contender in enumerate(contenders):
-            cell = table.get((contender, split))
-            if cell is None:
-                continue
-            e = cell.estimate
-            axes.errorbar(
-                e.mean, y, xerr=_bars([e.mean], [(e.low, e.high)]), fmt="o", color=colours[contender], ms=4, lw=1.5
-            )
-        axes.set_title(split.replace("_", " "), fontsize=8)
-        axes.set_xlim(-0.03, 1.03)
+    Args:
+        least: inches that each row takes, or more if its label needs more.
+        beside: inches of the figure's height that its legend takes.
+    """
+    heights = [row_height(text, inches) for text, inches in zip(labels, least, strict=True)]
+    places = [sum(heights[:i]) + height / 2 for i, height in enumerate(heights)]
+    across = _across(len(splits))
+    figure, panels = grid(len(splits), across, 7.8 / max(across, 2), sum(heights) + 0.5, sharey=True, sharex=True)
+    figure.set_size_inches(figure.get_figwidth() + 2.6, figure.get_figheight() + beside)
+    for axes, split in zip(panels, splits, strict=True):
+        axes.set_title(split.replace("_", " "))
         axes.grid(axis="x", lw=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_yticks(range(len(contenders)), labels, fontsize=7)
-    panels[0][0].invert_yaxis()
-    figure.supxlabel(f"{found.metric}, mean and 95 % interval", fontsize=8)
-    return _png(figure)
+        axes.tick_params(labelbottom=True)
+    panels[0].set_yticks(places, labels)
+    panels[0].set_ylim(sum(heights), 0)
+    return figure, panels, places
 
 
-def controls_figure(found: Findings, data: Mapping[str, Any]) -> bytes:
+def scores_figure(data: Mapping[str, Any]) -> Any:
+    """Every contender on every split: means as points with their intervals, one panel per split.
+
+    Controls stand hollow in the row of their recipe.
+    """
+    rows = data["results"]
+    splits, table = in_order(rows, "split"), _by_key(rows)
+    contenders, recipes = without_controls(in_order(rows, "contender")), recipes_in(data)
+    owner = {c: max((r for r in recipes if c == r or c.startswith(f"{r}_")), key=len, default=None) for c in contenders}
+    colours, markers = looks(recipes), looks(CONTROLS)
+    least = [0.5 if c in recipes else 0.24 for c in contenders]
+    figure, panels, places = _split_panels(splits, [label(c) for c in contenders], least, 0.6)
+
+    def point(axes: Any, row: Mapping[str, Any] | None, y: float, colour: str, **look: Any) -> None:
+        if row is not None:
+            errors = bars([row["mean"]], [row["ci95"]])
+            axes.errorbar(row["mean"], y, xerr=errors, ls="", color=colour, lw=1.2, clip_on=False, **look)
+
+    for axes, split in zip(panels, splits, strict=True):
+        for contender, y in zip(contenders, places, strict=True):
+            of = owner[contender]
+            colour = GREY if of is None else colours[of]["color"]
+            up = 0.18 if contender in recipes else 0.0
+            point(axes, table.get((contender, split)), y - up, colour, marker="o", ms=4.5)
+            for i, control in enumerate(CONTROLS):
+                look = {"marker": markers[control]["marker"], "ms": 3.5, "mfc": "white", "mew": 0.8, "alpha": 0.9}
+                point(axes, table.get((f"{contender}_{control}", split)), y - up + 0.09 * (i + 1), colour, **look)
+        axes.set_xlim(0, 1)
+    for control in CONTROLS if recipes else ():
+        marker = markers[control]["marker"]
+        text = f"its control {control.replace('_', ' ')}"
+        panels[0].plot([], [], ls="", marker=marker, mfc="white", color=GREY, ms=4, label=text)
+    if recipes:
+        figure.legend(loc="outside upper left", ncols=len(CONTROLS))
+    figure.supxlabel(f"{rows[0]['metric']}, mean and 95 % interval", fontsize=8)
+    return figure
+
+
+def controls_figure(data: Mapping[str, Any]) -> Any:
     """Matched minus each control, per generated contender and split."""
     rows = data["controls"]
-    keys = list(dict.fromkeys((d["contender"], d["split"]) for d in rows))
-    labels = [f"{_label(c)}\n{s}" for c, s in keys]
-    figure, axes = _axes(7.5, _row(labels, 0.34) * len(keys) + 1.4)
-    colours = _colours(CONTROLS)
-    for d in rows:
-        y = keys.index((d["contender"], d["split"])) + 0.16 * (CONTROLS.index(d["control"]) - 1.5)
-        errors = _bars([d["difference"]], [d["ci95"]])
-        axes.errorbar(d["difference"], y, xerr=errors, fmt="o", ms=3.5, lw=1.3, color=colours[d["control"]])
+    splits, contenders = in_order(rows, "split"), in_order(rows, "contender")
+    figure, panels, places = _split_panels(splits, [label(c) for c in contenders], [0.5] * len(contenders), 0.6)
+    look = looks(CONTROLS)
+    for axes, split in zip(panels, splits, strict=True):
+        axes.axvline(0, color="black", lw=0.8)
+        for d in (d for d in rows if d["split"] == split):
+            y = places[contenders.index(d["contender"])] + 0.1 * (CONTROLS.index(d["control"]) - 1.5)
+            errors = bars([d["difference"]], [d["ci95"]])
+            axes.errorbar(d["difference"], y, xerr=errors, ls="", ms=3.5, lw=1.2, **look[d["control"]])
     for control in CONTROLS:
-        axes.plot([], [], "o", color=colours[control], label=f"minus {control.replace('_', ' ')}")
-    axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(keys)), labels, fontsize=6)
-    axes.invert_yaxis()
-    axes.set_xlabel("matched minus control, 95 % interval")
-    figure.legend(loc="outside lower center", ncols=len(CONTROLS), frameon=False, fontsize=7)
-    return _png(figure)
+        panels[0].plot([], [], ls="", ms=4, label=f"minus {control.replace('_', ' ')}", **look[control])
+    figure.legend(loc="outside upper left", ncols=len(CONTROLS))
+    figure.supxlabel("matched minus control, 95 % interval", fontsize=8)
+    return figure
 
 
-def costs_figure(found: Findings, data: Mapping[str, Any], split: str) -> bytes:
-    """Score on one split against floating-point operations per answer."""
-    lines = "\n".join(map(_label, found.contenders)).count("\n") + 1
-    figure, axes = _axes(7.5, max(4.8, 0.15 * lines + 0.5))
-    colours, table = _colours(found.contenders), found.by_key
+def recipes_figure(data: Mapping[str, Any]) -> Any:
+    """Each recipe minus each other on every split, as a matrix; a star where the interval leaves zero out."""
+    recipes = recipes_in(data)
+    rows = [r for r in data["against"] if r["other"] in recipes]
+    splits = in_order(rows, "split")
+    labels = [f"{label(name)}  {i + 1}" for i, name in enumerate(recipes)]
+    figure, panels, places = _split_panels(splits, labels, [0.3] * len(recipes), 0.7)
+    most = max((abs(r["difference"]) for r in rows), default=0) or 1.0
+    edges_y = [0.0, *((one + other) / 2 for one, other in pairwise(places)), panels[0].get_ylim()[0]]
+    edges_x = [i - 0.5 for i in range(len(recipes) + 1)]
+    for axes, split in zip(panels, splits, strict=True):
+        image = [[float("nan")] * len(recipes) for _ in recipes]
+        for r in (r for r in rows if r["split"] == split):
+            y, x = recipes.index(r["contender"]), recipes.index(r["other"])
+            image[y][x], is_dark = r["difference"], abs(r["difference"]) > 0.6 * most
+            text = f"{r['difference']:+.2f}".replace("0.", ".") + ("*" if r["distinguishable"] else "")
+            colour = "white" if is_dark else "black"
+            axes.text(x, places[y], text, ha="center", va="center", fontsize=5.5, color=colour)
+        drawn = axes.pcolormesh(edges_x, edges_y, image, cmap="PuOr", vmin=-most, vmax=most)
+        axes.set_xticks(range(len(recipes)), [str(i + 1) for i in range(len(recipes))])
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+    bar = {"fraction": 0.5 / figure.get_figheight(), "pad": 0.1 / figure.get_figheight()}
+    figure.colorbar(drawn, ax=panels, location="bottom", shrink=0.5, label="row minus column", **bar)
+    return figure
+
+
+def costs_figure(data: Mapping[str, Any], split: str) -> Any:
+    """Score on one split against floating-point operations per answer; controls cost what is theirs to control."""
+    table, contenders = _by_key(data["results"]), without_controls(in_order(data["costs"], "contender"))
+    look, drawn = looks(contenders), 0
+    figure, axes = axes_of(7.5, 4.2)
     for c in data["costs"]:
-        cell = table.get((c["contender"], split))
-        if cell is None or not c["flops_per_answer"]:
+        row = table.get((c["contender"], split))
+        if row is None or c["contender"] not in contenders or not c["flops_per_answer"]:
             continue
-        e, x = cell.estimate, c["flops_per_answer"] / 1e6
-        errors = _bars([e.mean], [(e.low, e.high)])
+        drawn += 1
         axes.errorbar(
-            x, e.mean, yerr=errors, fmt="o", ms=5, lw=1, color=colours[c["contender"]], label=_label(c["contender"])
-        )
+            c["flops_per_answer"] / 1e6, row["mean"], yerr=bars([row["mean"]], [row["ci95"]]), ls="", ms=6, lw=1,
+            label=label(c["contender"]), **look[c["contender"]],
+        )  # fmt: skip
     axes.set(xscale="log", xlabel="MFLOPs per answered question", ylim=(-0.03, 1.03))
-    axes.set_ylabel(f"{found.metric} on {split.replace('_', ' ')}")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=6.5)
-    return _png(figure)
+    axes.set_ylabel(f"{data['results'][0]['metric']} on {split.replace('_', ' ')}")
+    _grow_for_legend(figure, [label(c) for c in contenders])
+    legend_below(figure, drawn)
+    return figure
 
 
-def style_figure(data: Mapping[str, Any]) -> bytes:
+def _grow_for_legend(figure: Any, labels: Sequence[str]) -> None:
+    lines = sum(1 + text.count("\n") for text in labels) / 2 + 1
+    figure.set_figheight(figure.get_figheight() + 0.14 * lines)
+
+
+def style_figure(data: Mapping[str, Any]) -> Any:
     """Scores under other people's ways to describe a task."""
     rows = data["robustness"]["style"]
-    styles, contenders = (list(dict.fromkeys(r[key] for r in rows)) for key in ("style", "contender"))
-    figure, axes = _axes(7.5, 3.6)
+    styles, contenders = in_order(rows, "style"), in_order(rows, "contender")
+    figure, axes = axes_of(7.5, 3.6)
     for i, contender in enumerate(contenders):
         mine = [r for r in rows if r["contender"] == contender]
         xs = [styles.index(r["style"]) + 0.8 * (i - (len(contenders) - 1) / 2) / len(contenders) for r in mine]
-        means, width = [r["mean"] for r in mine], 0.8 / len(contenders)
-        errors = _bars(means, [r["ci95"] for r in mine])
-        axes.bar(xs, means, width, yerr=errors, label=_label(contender), error_kw={"lw": 0.8})
-    axes.set_xticks(range(len(styles)), [s.replace("_", " ") for s in styles], fontsize=8)
+        means, width, colour = [r["mean"] for r in mine], 0.8 / len(contenders), COLOURS[i % len(COLOURS)]
+        errors, hatch = bars(means, [r["ci95"] for r in mine]), ("", "///", "...")[i // len(COLOURS) % 3]
+        axes.bar(
+            xs, means, width, yerr=errors, label=label(contender), color=colour, hatch=hatch, edgecolor="white",
+            error_kw={"lw": 0.8},
+        )  # fmt: skip
+    axes.set_xticks(range(len(styles)), [s.replace("_", " ") for s in styles])
     axes.set(ylim=(0, 1.03), ylabel="score")
-    axes.legend(frameon=False, fontsize=7)
-    return _png(figure)
+    _grow_for_legend(figure, [label(c) for c in contenders])
+    legend_below(figure, len(contenders))
+    return figure
 
 
-def scale_figure(data: Mapping[str, Any]) -> bytes:
+def scale_figure(data: Mapping[str, Any]) -> Any:
     """Scores as the adapter is scaled."""
     rows = data["robustness"]["scale"]
-    figure, axes = _axes(6, 3.6)
-    for contender in dict.fromkeys(r["contender"] for r in rows):
+    figure, axes = axes_of(7.5, 3.6)
+    contenders = in_order(rows, "contender")
+    for contender, look in looks(contenders).items():
         mine = [r for r in rows if r["contender"] == contender]
         xs = [r["scale"] for r in mine]
-        axes.plot(xs, [r["mean"] for r in mine], "o-", ms=3.5, label=contender)
-        axes.fill_between(xs, [r["ci95"][0] for r in mine], [r["ci95"][1] for r in mine], alpha=0.15)
+        axes.plot(xs, [r["mean"] for r in mine], ms=4, label=label(contender), **look)
+        axes.fill_between(
+            xs, [r["ci95"][0] for r in mine], [r["ci95"][1] for r in mine], alpha=0.12, color=look["color"]
+        )
     axes.set(xlabel="factor on the adapter's scaling", ylabel="score", ylim=(-0.03, 1.03))
-    axes.legend(frameon=False, fontsize=7)
-    return _png(figure)
+    _grow_for_legend(figure, [label(c) for c in contenders])
+    legend_below(figure, len(contenders))
+    return figure
 
 
-def confidence_figure(data: Mapping[str, Any]) -> bytes:
+def confidence_figure(data: Mapping[str, Any]) -> Any:
     """Reliability: the score that confidence predicts against the score on tasks it was not fitted on."""
-    figure, axes = _axes(4.6, 4.4)
+    figure, axes = axes_of(5.6, 4.4)
     axes.plot([0, 1], [0, 1], color="grey", lw=0.8)
-    for name, c in data["confidence"].items():
-        bins = c["reliability"]
-        axes.plot([b["predicted"] for b in bins], [b["observed"] for b in bins], "o-", ms=4, label=name)
+    names = list(data["confidence"])
+    for name, look in looks(names).items():
+        bins = data["confidence"][name]["reliability"]
+        axes.plot([b["predicted"] for b in bins], [b["observed"] for b in bins], ms=4, label=label(name), **look)
     axes.set(xlabel="confidence", ylabel="score on tasks not fitted on", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.legend(frameon=False, fontsize=7)
-    return _png(figure)
+    _grow_for_legend(figure, [label(n) for n in names] * 2)
+    legend_below(figure, len(names), 1)
+    return figure
 
 
-def map_figure(found: Findings) -> bytes:
-    """Generated and oracle adapters on the first two principal components of their products, by each kind of label."""
-    contenders, kinds = list(found.map), next(iter(found.map.values()))["labels"]
-    width, height = 5.2 * len(contenders) + 1.6, 4.4 * len(kinds)
-    figure, panels = _subplots(width, height, len(kinds), len(contenders))
-    for row, kind in zip(panels, kinds, strict=True):
-        labels = list(dict.fromkeys(p[kind] for c in contenders for p in found.map[c]["points"]))
-        colours = _colours(labels)
-        for axes, contender in zip(row, contenders, strict=True):
-            for p in found.map[contender]["points"]:
-                (gx, gy), (ox, oy) = p["generated"], p["oracle"]
-                axes.plot([gx, ox], [gy, oy], color=colours[p[kind]], lw=0.4, alpha=0.6)
-                axes.plot(gx, gy, "o", color=colours[p[kind]], ms=3.5)
-                axes.plot(ox, oy, "x", color=colours[p[kind]], ms=4)
-            explained = found.map[contender]["explained"]
-            axes.set_title(f"{contender}, by {kind}", fontsize=9)
-            axes.set_xlabel(f"first component ({explained[0]:.0%} of the variance)", fontsize=8)
-            axes.set_ylabel(f"second component ({explained[1]:.0%})", fontsize=8)
-        for label in labels:
-            row[-1].plot([], [], "o", color=colours[label], ms=4, label=label)
-        row[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=6, ncols=1)
-    return _png(figure)
-
-
-def norms_figure(found: Findings) -> bytes:
-    """Mean norm of scaling * BA by layer and module, of generated adapters and oracles."""
-    figure, axes = _axes(7.5, 3.8)
-    curves = {"oracle": next(iter(found.map.values()))["norms"]["oracle"]}
-    curves |= {name: m["norms"]["generated"] for name, m in found.map.items()}
-    colours, modules = _colours(list(curves)), list(curves["oracle"])
-    styles = dict(zip(modules, cycle(("-", "--", ":", "-.")), strict=False))
-    for name, norms in curves.items():
-        for module in modules:
-            xs = range(len(norms[module]))
-            axes.plot(
-                xs, norms[module], styles[module], marker="o", ms=3.5, color=colours[name], label=f"{name}, {module}"
-            )
-    axes.set(xlabel="adapted layer, from the first", ylabel="norm of scaling * BA", ylim=(0, None))
-    figure.legend(loc="outside right upper", frameon=False, fontsize=6.5)
-    return _png(figure)
-
-
-def draw_figures(found: Findings, data: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Every figure that the findings have data for, by name; and of those that could not be drawn, why not."""
-    unseen = [s for s in found.splits if s not in ("train", "unseen_phrasing")]
-    wanted: dict[str, tuple[Any, Callable[[], bytes]]] = {
-        "scores": (True, lambda: scores_figure(found)),
-        "controls": (data["controls"], lambda: controls_figure(found, data)),
-        "costs": (data["costs"], lambda: costs_figure(found, data, (unseen or found.splits)[0])),
-        "style": (data["robustness"].get("style"), lambda: style_figure(data)),
-        "scale": (data["robustness"].get("scale"), lambda: scale_figure(data)),
-        "confidence": (data["confidence"], lambda: confidence_figure(data)),
-        "map": (found.map, lambda: map_figure(found)),
-        "norms": (found.map, lambda: norms_figure(found)),
+def makers(data: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """What draws each figure that a report has data for, by name, in the order of the report."""
+    splits = in_order(data["results"], "split")
+    unseen = [s for s in splits if s not in ("train", "unseen_phrasing")]
+    varied = data.get("robustness") or {}
+    wanted: dict[str, tuple[Any, Callable[[], Any]]] = {
+        "scores": (data["results"], lambda: scores_figure(data)),
+        "controls": (data.get("controls"), lambda: controls_figure(data)),
+        "recipes": (pairs_of_recipes(data), lambda: recipes_figure(data)),
+        "costs": (data.get("costs"), lambda: costs_figure(data, (unseen or splits)[0])),
+        "tasks": (data.get("by_task"), lambda: tasks_figure(data)),
+        "style": (varied.get("style"), lambda: style_figure(data)),
+        "scale": (varied.get("scale"), lambda: scale_figure(data)),
+        "confidence": (data.get("confidence"), lambda: confidence_figure(data)),
+        "map": (data.get("map"), lambda: map_figure(data["map"])),
+        "norms": (data.get("map"), lambda: norms_figure(data["map"])),
     }
-    figures: dict[str, bytes] = {}
+    return {name: draw for name, (has_data, draw) in wanted.items() if has_data}
+
+
+def drawn(draw: Callable[[], Any], forms: Sequence[str]) -> dict[str, bytes]:
+    """One figure, by form."""
+    with styled():
+        figure = draw()
+    return {form: saved(figure, form) for form in forms}
+
+
+def draw_figures(data: Mapping[str, Any], forms: Sequence[str]) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
+    """Every figure that a report has data for, by name and form; and of those that could not be drawn, why not.
+
+    Args:
+        data: what report.json holds.
+        forms: some of `forms.FIGURE_FORMS`.
+    """
+    figures: dict[str, dict[str, bytes]] = {}
     failed: dict[str, str] = {}
-    for name, (has_data, draw) in wanted.items():
-        if not has_data:
-            continue
+    for name, draw in makers(data).items():
         try:
-            figures[name] = draw()
+            figures[name] = drawn(draw, forms)
         except Exception as error:  # hours of answers must not be lost to a plotting library
             log.warning("figure %s could not be drawn", name, exc_info=True)
             failed[name] = " ".join(f"{type(error).__name__}: {error}".split())

@@ -7,8 +7,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from t2l.evaluation.board import Cell
-from t2l.evaluation.contenders.generated import CONTROLS
-from t2l.evaluation.report.findings import closest_controls
+from t2l.evaluation.report.findings import closest_controls, without_controls
 from t2l.run.console import WIDTH, broken_name
 
 NAME, COLUMN = 24, 6
@@ -30,7 +29,7 @@ def summary_lines(cells: Sequence[Cell], controls: Sequence[Mapping[str, Any]]) 
     """
     splits = list(dict.fromkeys(c.split for c in cells))
     names = list(dict.fromkeys(c.contender for c in cells))
-    shown = [n for n in names if not any(n == f"{m}_{c}" for m in names for c in CONTROLS)]
+    shown = without_controls(names)
     means = {(c.contender, c.split): f"{c.estimate.mean:.2f}" for c in cells}
     minus: dict[tuple[str, str | None], str] = {}
     for key, closest in closest_controls(controls).items():

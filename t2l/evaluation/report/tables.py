@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t2l.evaluation.report.markdown import markdown_table
+from t2l.evaluation.report.rows import pairs_of_recipes
 from t2l.tracking import Table
 
 COUNTS = {"n_tasks": "tasks", "n_examples": "examples", "n_seeds": "seeds"}
@@ -15,11 +17,14 @@ VALUES = {
     "content": "mean",
     "controls": "difference",
     "against": "difference",
+    "recipes": "difference",
     "recovered": "fraction",
 }
 """tables that have a wide form, with what stands in their cells"""
 TABLES = (*VALUES, "by_task", "costs")
 """what a report can be asked for"""
+OTHERS = {"controls": "control", "against": "other", "recipes": "other"}
+"""of tables of differences, the column of what is taken away"""
 NAMES = ("contender", "control", "other", "split", "task", "metric")
 """columns of names, which stand before those of numbers"""
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
@@ -27,9 +32,14 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 }
 
 
+def entries_of(report: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
+    """The rows of a table; `recipes` are those of `against` that pair recipes, each pair once."""
+    return pairs_of_recipes(report) if name == "recipes" else report.get(name) or []
+
+
 def long_table(report: Mapping[str, Any], name: str) -> Table:
     """A table with a row per number; intervals as `low` and `high`, the ends of their 95 %."""
-    entries = report.get(name) or []
+    entries = entries_of(report, name)
     if name == "by_task":
         rows = [(e["contender"], e["split"], *pair) for e in entries for pair in e["scores"].items()]
         return Table(("contender", "split", "task", "score"), rows)
@@ -55,8 +65,8 @@ def wide_table(report: Mapping[str, Any], name: str) -> Table:
     """
     if name not in VALUES:
         return long_table(report, name)
-    entries, value = report.get(name) or [], VALUES[name]
-    other = {"controls": "control", "against": "other"}.get(name)
+    entries, value = entries_of(report, name), VALUES[name]
+    other = OTHERS.get(name)
     splits = list(dict.fromkeys(entry["split"] for entry in entries))
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for entry in entries:
@@ -89,7 +99,7 @@ def selected(report: Mapping[str, Any], contenders: Sequence[str], splits: Seque
         is_wanted = not contenders or entry.get("contender") in contenders
         return is_wanted and (not splits or "split" not in entry or entry["split"] in splits)
 
-    return {**report, **{name: [e for e in report.get(name) or [] if fits(e)] for name in TABLES}}
+    return {**report, **{name: [e for e in report.get(name) or [] if fits(e)] for name in TABLES if name != "recipes"}}
 
 
 def _text(value: Any) -> str:
@@ -107,11 +117,7 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A Markdown table."""
-    from t2l.evaluation.report.report import markdown_table
-
-    return (
-        markdown_table(table.header, [[_text(cell).replace("|", "\\|") for cell in row] for row in table.rows]) + "\n"
-    )
+    return markdown_table(table.header, [[_text(cell) for cell in row] for row in table.rows]) + "\n"
 
 
 def _escaped(text: str) -> str:
