@@ -18,7 +18,6 @@ from t2l.cli.sweep import GivenJob, JobState
 from t2l.cli.swept import parsed, values_of
 from t2l.run.folder import job_name
 from t2l.run.overview import HIGHER, read_run
-from t2l.seeding import generator_for
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -173,6 +172,8 @@ def pruner_of(name: str | None) -> BasePruner:
 def sampler_of(name: str, seed: int, number: int) -> BaseSampler:
     """What chooses the settings of a trial: a function of the seed, the trial's number and the trials before it."""
     from optuna import samplers
+
+    from t2l.seeding import generator_for  # numpy, which `--help` has no use for
 
     own = int(generator_for("optuna", seed, number).integers(2**31))
     if name == "tpe":
