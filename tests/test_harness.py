@@ -251,7 +251,7 @@ def test_a_killed_run_goes_on_pass_by_pass(
     def report(name: str) -> tuple[Any, str]:
         found = json.loads((world.folder / name / "harness.json").read_text())
         passes = [{k: v for k, v in p.items() if k != "time_s"} for p in found["passes"]]
-        kept = {k: v for k, v in found.items() if k not in ("config", "environment")}
+        kept = {k: v for k, v in found.items() if k not in ("config", "environment", "time")}
         return {**kept, "passes": passes}, (world.folder / name / "harness_samples.jsonl").read_text()
 
     monkeypatch.setattr(Harness, "score", dying)

@@ -237,7 +237,7 @@ KEY = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
     ("change", "says"),
     [
         (lambda _base, adapter: shutil.rmtree(adapter), "no such adapter folder"),
-        (lambda _base, adapter: (adapter / "adapter_config.json").unlink(), "no such file"),
+        (lambda _base, adapter: (adapter / "adapter_config.json").unlink(), "it has no adapter_config.json"),
         (_truncated, "is damaged"),
         (_other_weights, "was made for another base model"),
         (_gptq, "quantised by gptq"),

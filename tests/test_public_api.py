@@ -20,6 +20,7 @@ from t2l.encoder import EncoderConfig, TaskEncoder
 from t2l.files import FileProblemError, write_json
 from t2l.hypernetwork import ResidualConfig, build
 from t2l.hypernetwork.checkpoint import CheckpointRecord
+from t2l.hypernetwork.generator import adapter_name
 from t2l.library import LibraryFolder
 from t2l.lora import LoraSpec, inject
 from t2l.lora.peft_folder import load_adapter, load_provenance
@@ -88,7 +89,7 @@ def test_the_readmes_snippet_runs(
     assert isinstance(adapters, t2l.LoraWeights)
     assert adapters.batch_size == 2
     assert library.names == ["keep_animals", "reverse", "multi_task"]
-    for i, name in enumerate(("000", "001")):
+    for i, name in enumerate(map(adapter_name, TEXTS)):
         folder = Path("my_adapters") / name
         assert load_provenance(folder)["description"] == TEXTS[i]
         for ours, theirs in zip(adapters[i].tensors(), load_adapter(folder, adapters.spec).tensors(), strict=True):

@@ -1,7 +1,7 @@
 """Pages of help and completions without torch: configs stand beside the code that they are of, and that imports it.
 
-Importing torch takes longer than all the rest. So a process that only shows what can be typed imports a stand-in, as Sphinx
-does to read docstrings (`autodoc_mock_imports`): its names can be called, subscripted, inherited from and used as decorators,
+Importing torch takes longer than all the rest. So a process that only shows what can be typed imports a stand-in for it, and for
+numpy and the types of arrays, as Sphinx does to read docstrings (`autodoc_mock_imports`): its names can be called, subscripted, inherited from and used as decorators,
 and do nothing. Such a process ends without having run anything else.
 """
 
@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
-STANDS_IN_FOR = "torch"
+STANDS_IN_FOR = ("torch", "jaxtyping", "numpy")
+"""packages that only what runs has a use for"""
 VARIABLE = "T2L_WITH_TORCH"
 """environment variable of a process that has to import the real one"""
 
@@ -66,10 +67,10 @@ class _Module(ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a stand-in for every module of the package."""
+    """Finds a stand-in for every module of the packages."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name.partition(".")[0] != STANDS_IN_FOR:
+        if name.partition(".")[0] not in STANDS_IN_FOR:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
@@ -81,8 +82,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def stand_in() -> bool:
-    """From now on the process imports the stand-in, unless torch is there already. Returns whether it does."""
-    if os.environ.get(VARIABLE) or STANDS_IN_FOR in sys.modules:
+    """From now on the process imports stand-ins, unless torch is there already. Returns whether it does."""
+    if os.environ.get(VARIABLE) or "torch" in sys.modules:
         return False
     sys.meta_path.insert(0, _Finder())
     return True
