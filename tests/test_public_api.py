@@ -89,7 +89,7 @@ def test_the_readmes_snippet_runs(
     assert isinstance(adapters, t2l.LoraWeights)
     assert adapters.batch_size == 2
     assert library.names == ["keep_animals", "reverse", "multi_task"]
-    for i, name in enumerate(map(adapter_name, TEXTS)):
+    for i, name in enumerate(map(adapter_name, TEXTS[:2])):
         folder = Path("my_adapters") / name
         assert load_provenance(folder)["description"] == TEXTS[i]
         for ours, theirs in zip(adapters[i].tensors(), load_adapter(folder, adapters.spec).tensors(), strict=True):
