@@ -175,8 +175,7 @@ def test_what_is_searched(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_searched_is_said_first(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in refused(capsys, "train", "-m", "hydra/sweeper=optuna", "run_dir=out", *words)
-    assert not list(Path("out").rglob("run.json"))
-    assert not Path("begun.txt").exists()
+    assert not list(Path().iterdir())
 
 
 def test_a_study_of_another_command_is_not_gone_on_with(capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,8 +249,10 @@ def test_a_finished_job_is_begun_again_if_what_it_learnt_from_is_newer() -> None
     library = Path("library")
     library.mkdir()
     (library / "adapter").write_text("")
+    (library / "gone").symlink_to("nowhere")  # cannot be looked at: its job is begun again, without a word
     words = ["seed=1,2", "objective=reconstruction", "library=library"]
-    assert len(sweep_of(*words)) == 2
+    assert len(sweep_of(*words)) == len(sweep_of(*words)) == 2
+    (library / "gone").unlink()
     assert sweep_of(*words) == []
     later = Path("grid/0_seed1/run.json").stat().st_mtime + 5
     os.utime(library / "adapter", (later, later))

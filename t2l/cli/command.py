@@ -219,7 +219,9 @@ def run_sweep(command: Command, work: Work) -> None:
     else:
         sweep = _own_folder(command)
     words = [*words, *_log_name(command), folder_word("hydra.sweep.dir", sweep)]
-    if not (_run_grid if command.is_grid else _run_search)(command, job, words, sweep):
+    with cleared_if_refused(sweep):
+        ended = (_run_grid if command.is_grid else _run_search)(command, job, words, sweep)
+    if not ended:
         raise SystemExit(1)
 
 

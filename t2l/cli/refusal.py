@@ -14,8 +14,8 @@ REFUSED = 2
 
 @contextmanager
 def cleared_if_refused(folder: Path | None) -> Iterator[None]:
-    """A block that starts a run in a folder. If it ends with code 2 and has made nothing yet but records of its start, log
-    and locks, they are removed again, with every folder that was not there before.
+    """A block that starts a run or a sweep in a folder. If it ends with code 2 or a ValueError, and has made nothing yet but
+    records of its start, log and locks, they are removed again, with every folder that was not there before.
 
     Args:
         folder: None for a process that has none.
@@ -24,8 +24,8 @@ def cleared_if_refused(folder: Path | None) -> Iterator[None]:
     made = [] if place is None else [path for path in (place, *place.parents) if _is_new(path)]
     try:
         yield
-    except SystemExit as end:
-        if made and end.code == REFUSED and made[0].is_dir():
+    except (SystemExit, ValueError) as end:
+        if made and made[0].is_dir() and (not isinstance(end, SystemExit) or end.code == REFUSED):
             _clear(made)
         raise
 

@@ -159,14 +159,16 @@ def finished_before(verb: str, settings: Sequence[Any], folders: Sequence[Path])
 
 
 def _is_finished(settings: Any, record: Path) -> bool:
-    with suppress(FileProblemError, AttributeError, TypeError):
+    with suppress(
+        FileProblemError, AttributeError, LookupError, TypeError, OSError
+    ):  # what cannot be told is begun again
         found, now = read_json(record) if record.is_file() else {}, plain(settings_of(settings))
-        if not found.get("finished") or [
-            c for c in changes(found["config"], now, defaults_of(settings)) if not is_free(c.key)
-        ]:
+        if not found.get("finished"):
             return False
-        ended = record.stat().st_mtime
+        if any(not is_free(change.key) for change in changes(found["config"], now, defaults_of(settings))):
+            return False
         named = [value for key, value in flat(now).items() if isinstance(value, str) and names_a_path(key)]
+        ended = record.stat().st_mtime
         return all(_newest(Path(re.sub(":(best|last)$", "", path))) <= ended for path in named)
     return False
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from t2l.cli.search import METRIC, storage_of, trial_number
+from t2l.cli.search import METRIC, pruner_of, quiet_optuna, storage_of, trial_number
 from t2l.cli.sweep import OPTUNA, PrunedError
 from t2l.run.record import watched
 
@@ -23,17 +23,13 @@ def watched_by(sweeper: Any, folder: Path) -> Iterator[None]:
         return
     import optuna
 
-    from t2l.cli.search import pruner_of, quiet_optuna
-
     quiet_optuna()
     storage = storage_of(folder.parent, sweeper)
     study = optuna.load_study(study_name=sweeper.study_name, storage=storage, pruner=pruner_of(sweeper.pruner))
     study_id = storage.get_study_id_from_name(sweeper.study_name)
-    trial = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, trial_number(folder)))
-    metric = study.user_attrs[METRIC]
-    known = storage.get_trial(
-        storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-    ).intermediate_values
+    trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial_number(folder))
+    trial, metric = optuna.Trial(study, trial_id), study.user_attrs[METRIC]
+    known = storage.get_trial(trial_id).intermediate_values
 
     def tell(step: int, metrics: Mapping[str, float]) -> None:
         if metric not in metrics:
